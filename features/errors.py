@@ -1,0 +1,62 @@
+"""The error tree: every failure a user can cause, each with what happened and how to put it right.
+
+    MuxtableError
+    +-- ConfigError        a job file, a setting or a command's argument
+    +-- DataError          a file, a column or a value of the input
+    +-- PlanError          the job does not fit: rows, bytes, memory
+    +-- SnapshotError      a checkpoint or a snapshot on disk
+    +-- CodecError         rows that cannot be encoded or decoded
+    +-- TrainingError      a run that cannot go on: a non-finite loss, a lost rank
+    +-- UnavailableError   a service that cannot answer now
+
+`launch` prints `what` and `fix` and exits with `exit_code`: 2 where the user's input is wrong, 1 where the
+work failed on the way. Errors cross processes, so both fields survive pickling.
+"""
+
+from typing import ClassVar
+
+
+class MuxtableError(Exception):
+    """An error with two halves: `what` happened and where, and the `fix` to try."""
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.what = what
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.fix}"
+
+
+class ConfigError(MuxtableError):
+    """A job file, a setting or a command's argument is wrong."""
+
+
+class DataError(MuxtableError):
+    """A file, a column or a value of the input is wrong."""
+
+
+class PlanError(MuxtableError):
+    """The job cannot fit into the rows, the bytes or the memory it was given."""
+
+
+class SnapshotError(MuxtableError):
+    """A checkpoint or snapshot is missing, damaged, foreign, or cannot be written."""
+
+
+class CodecError(MuxtableError):
+    """Rows cannot be encoded or decoded."""
+
+
+class TrainingError(MuxtableError):
+    """A run cannot go on."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UnavailableError(MuxtableError):
+    """A service cannot answer now; the same call may succeed later."""
+
+    exit_code: ClassVar[int] = 1

@@ -1,0 +1,178 @@
+"""The job file: one TOML that says everything, read by frozen pydantic models.
+
+Job
+  data      features.settings.DataSettings
+  features  features.settings.FeaturesSettings
+  feature   {name: features.settings.FeatureSettings}
+  table     features.settings.TableSettings
+  tower     trainer.settings.TowerSettings
+  train     trainer.settings.TrainSettings
+  run       trainer.settings.RunSettings
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from features.errors import ConfigError
+from features.settings import (
+    DataSettings,
+    FeatureSettings,
+    FeaturesSettings,
+    Settings,
+    TableSettings,
+)
+from trainer.settings import RunSettings, TowerSettings, TrainSettings
+
+
+class Job(Settings):
+    """A whole job file."""
+
+    data: DataSettings
+    features: FeaturesSettings
+    feature: dict[str, FeatureSettings] = {}
+    """What differs for single features."""
+    table: TableSettings = TableSettings()
+    tower: TowerSettings = TowerSettings()
+    train: TrainSettings = TrainSettings()
+    run: RunSettings = RunSettings()
+
+
+def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
+    """Reads a job file and applies `key.sub=value` overrides (values are TOML; bare words are strings).
+
+    Raises ConfigError naming the file and the key: unreadable file, bad TOML (with line and column), unknown
+    key (with the nearest right one), wrong type or value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot read job file {path}: {exc.strerror}", "give the path of a job file"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(
+            f"job file {path} is not UTF-8 text", "give the path of a TOML job file"
+        ) from exc
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{path}: {exc}", "mend the TOML there") from exc
+    for override in overrides:
+        apply_override(tree, override)
+    return parse_job(tree, str(path))
+
+
+def parse_job(tree: Mapping[str, Any], where: str) -> Job:
+    """Validates a job tree; `where` names its origin in messages. Raises ConfigError."""
+    try:
+        text = json.dumps(tree, allow_nan=False)
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(
+            f"{where}: {exc}", "job files hold text, finite numbers, booleans, lists and tables"
+        ) from exc
+    try:
+        return Job.model_validate_json(text)
+    except ValidationError as exc:
+        raise _translate(exc, where) from exc
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets one key of a job tree in place from "table.width=32"; raises ConfigError for a malformed override."""
+    key, equals, value = override.partition("=")
+    names = _split_key(key.strip(), override)
+    if not equals:
+        raise ConfigError(f'--set "{override}" has no "="', "write --set table.width=32")
+    node = tree
+    for name in names[:-1]:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ConfigError(
+                f'--set "{override}": "{name}" is a value, not a table', "name a key inside a table"
+            )
+        node = child
+    node[names[-1]] = _toml_value(value.strip())
+
+
+def _split_key(key: str, override: str) -> list[str]:
+    """The parts of a dotted TOML key; quoted parts may hold dots."""
+    try:
+        node: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(
+            f'--set "{override}": "{key}" is no key', "write --set table.width=32"
+        ) from exc
+    names = []
+    while isinstance(node, dict):
+        name, node = next(iter(node.items()))
+        names.append(name)
+    return names
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _translate(exc: ValidationError, where: str) -> ConfigError:
+    error = exc.errors(include_url=False)[0]
+    more = exc.error_count() - 1
+    path = [
+        part for part in error["loc"] if isinstance(part, str) and not part.startswith("function-")
+    ]
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+        what = f'{where}: unknown key "{key}"'
+        fix = (
+            f'did you mean "{".".join([*path[:-1], near[0]])}"?'
+            if near
+            else f"known here: {', '.join(known)}"
+        )
+    elif error["type"] == "missing":
+        what, fix = f'{where}: key "{key}" is missing', f"add it: {_describe(path)}"
+    else:
+        detail = error["msg"].removeprefix("Value error, ")
+        what = f'{where}: key "{key}" is {json.dumps(error["input"])}: {detail[0].lower() + detail[1:]}'
+        fix = _describe(path)
+    return ConfigError(what + (f" (and {more} more)" if more else ""), fix)
+
+
+def _model_at(path: Sequence[str]) -> type[BaseModel] | None:
+    model: Any = Job
+    for part in path:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return None
+        field = model.model_fields.get(part)
+        if field is None:
+            return None
+        model = field.annotation
+        if typing.get_origin(model) is dict:
+            value = typing.get_args(model)[1]
+            return FeatureSettings if value is FeatureSettings else None
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    model = _model_at(path[:1]) if path[:1] == ["feature"] else _model_at(path)
+    return sorted(model.model_fields) if model else []
+
+
+def _describe(path: Sequence[str]) -> str:
+    parents = path[:1] if path[:1] == ["feature"] else path[:-1]
+    model = _model_at(parents)
+    field = model.model_fields.get(path[-1]) if model and path else None
+    if field is not None and field.description:
+        return " ".join(field.description.split())
+    return "see docs/settings.md"

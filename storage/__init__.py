@@ -1,0 +1,1 @@
+"""How tables lie on disk: bundles, manifests, atomic commits."""

@@ -1,0 +1,1 @@
+"""What is learned: data order, towers, losses, metrics, the loop, checkpoints."""

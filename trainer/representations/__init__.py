@@ -1,0 +1,1 @@
+"""How values become embeddings: one module for each method."""
