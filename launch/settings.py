@@ -1,14 +1,4 @@
-"""The job file: one TOML that says everything, read by frozen pydantic models.
-
-Job
-  data      features.settings.DataSettings
-  features  features.settings.FeaturesSettings
-  feature   {name: features.settings.FeatureSettings}
-  table     features.settings.TableSettings
-  tower     trainer.settings.TowerSettings
-  train     trainer.settings.TrainSettings
-  run       trainer.settings.RunSettings
-"""
+"""The job file: one TOML that says everything, read into `trainer.job.Job`."""
 
 from __future__ import annotations
 
@@ -23,27 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from features.errors import ConfigError
-from features.settings import (
-    DataSettings,
-    FeatureSettings,
-    FeaturesSettings,
-    Settings,
-    TableSettings,
-)
-from trainer.settings import RunSettings, TowerSettings, TrainSettings
-
-
-class Job(Settings):
-    """A whole job file."""
-
-    data: DataSettings
-    features: FeaturesSettings
-    feature: dict[str, FeatureSettings] = {}
-    """What differs for single features."""
-    table: TableSettings = TableSettings()
-    tower: TowerSettings = TowerSettings()
-    train: TrainSettings = TrainSettings()
-    run: RunSettings = RunSettings()
+from features.settings import FeatureSettings
+from trainer.job import Job
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
