@@ -23,7 +23,7 @@ _OWNERS = {
     "UnifiedEmbedding": "trainer.embedding",
 }
 
-__all__ = ["__version__", "main", *sorted(_OWNERS)]  # noqa: PLE0604
+__all__ = ["__version__", "main", *sorted(_OWNERS)]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The error tree: every failure a user can cause, each with what happened and how to put it right.
+"""The error tree: every failure a user can cause: what happened, and how to put it right.
 
     MuxtableError
     +-- ConfigError        a job file, a setting or a command's argument
@@ -9,7 +9,7 @@
     +-- TrainingError      a run that cannot go on: a non-finite loss, a lost rank
     +-- UnavailableError   a service that cannot answer now
 
-`launch` prints `what` and `fix` and exits with `exit_code`: 2 where the user's input is wrong, 1 where the
+`launch` prints `what` and `fix` and exits with `exit_code`: 2 where the input is wrong, 1 where the
 work failed on the way. Errors cross processes, so both fields survive pickling.
 """
 

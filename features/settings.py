@@ -18,11 +18,13 @@ Names = list[str]  # one of the models below has a field called `list`
 
 
 def parse_size(text: str) -> int:
-    """Returns the bytes of a size such as "64 MiB" (binary) or "1.6 MB" (decimal); ValueError if it is none."""
+    """Returns the bytes of a size such as "64 MiB" (binary) or "1.6 MB" (decimal); ValueError if it
+    is none."""
     match = _SIZE.fullmatch(text.replace("ki", "Ki"))
     if match is None or match[2] not in _UNITS:
         raise ValueError(
-            f'"{text}" is no size; write a number and B, kB, MB, GB, KiB, MiB or GiB, as in "64 MiB"'
+            f'"{text}" is no size; write a number and a unit (B, kB, MB, GB, KiB, MiB, GiB), '
+            'as in "64 MiB"'
         )
     return int(float(match[1]) * _UNITS[match[2]])
 
@@ -39,7 +41,8 @@ class DataSettings(Settings):
     """Where the rows are."""
 
     train: str | list[str]
-    """Parquet files to train on: a path, a glob, or a list of these; local, or s3:// and others through pyarrow.fs."""
+    """Parquet files to train on: a path, a glob, or a list of these; local, or s3:// and others
+    through pyarrow.fs."""
     valid: str | list[str] | None = None
     """Parquet files the metrics during training are computed on."""
     test: str | list[str] | None = None
@@ -49,9 +52,11 @@ class DataSettings(Settings):
     weight: str | None = None
     """Column of the sample weights, finite and not negative."""
     streams: Annotated[int, Field(ge=1, le=4096)] = 12
-    """Parallel streams the row groups are dealt to; at least the number of ranks; part of the data's order."""
+    """Parallel streams the row groups are dealt to; at least the number of ranks; part of the
+    data's order."""
     block_rows: Annotated[int, Field(ge=1, le=65536)] = 65536
-    """Rows of a block: the unit that is dealt to streams and permuted inside; part of the data's order."""
+    """Rows of a block: the unit that is dealt to streams and permuted inside; part of the data's
+    order."""
     shuffle: bool = True
     """Permute blocks and rows each epoch; false keeps the files' order inside each stream."""
     prefetch: Annotated[int, Field(ge=0, le=64)] = 2
@@ -70,11 +75,13 @@ class FeatureSettings(Settings):
     shares: str | None = None
     """Feature whose rows this one shares: the same value of both reads the same rows."""
     exact: bool | None = None
-    """True: each value seen in training owns its rows. False: always hashed. Unset: by table.exact_below."""
+    """True: each value seen in training owns its rows. False: always hashed. Unset: by
+    table.exact_below."""
     multiplexed: bool | None = None
     """False gives this feature a region of its own in a multiplexed table."""
     derive: Literal["hour", "weekday", "day"] | None = None
-    """Part of a date or timestamp column (UTC) used as the value: hour 0-23, weekday 0-6 from Monday, day 1-31."""
+    """Part of a date or timestamp column (UTC) used as the value: hour 0-23, weekday 0-6 from
+    Monday, day 1-31."""
     pooling: Literal["mean", "sum", "last"] | None = None
     """How a list (mean, sum) or a sequence (mean, last) becomes one vector."""
     max_length: Annotated[int, Field(ge=1, le=65536)] | None = None
@@ -84,11 +91,14 @@ class FeatureSettings(Settings):
     clip: tuple[float, float] | None = None
     """Dense: lowest and highest value, applied first."""
     standardize: bool | None = None
-    """Dense: subtract the mean and divide by the standard deviation seen in training (default true)."""
+    """Dense: subtract the mean and divide by the standard deviation seen in training (default
+    true)."""
     missing: bool | None = None
-    """Dense: add a column that is 1 where the value is null or NaN (default: where the profile saw one)."""
+    """Dense: add a column that is 1 where the value is null or NaN (default: where the profile saw
+    one)."""
     fill: float | None = None
-    """Dense: what stands for null and NaN, before the logarithm (default: the mean, that is 0 when standardized)."""
+    """Dense: what stands for null and NaN, before the logarithm (default: the mean, that is 0 when
+    standardized)."""
     bucketize: Annotated[int, Field(ge=2, le=4096)] | None = None
     """Dense: cut into that many quantile buckets and embed the bucket as a categorical value."""
 
@@ -120,9 +130,11 @@ class TableSettings(Settings):
     lookups: Annotated[int, Field(ge=1, le=64)] = 2
     """Rows read for each value unless the feature says otherwise."""
     method: Literal["unified", "hash", "exact"] = "unified"
-    """How values become embeddings: unified (concatenated lookups), hash (one lookup), exact (no collisions)."""
+    """How values become embeddings: unified (concatenated lookups), hash (one lookup), exact (no
+    collisions)."""
     multiplexed: bool = True
-    """All hashed features share one region; false gives each a region in proportion to its cardinality."""
+    """All hashed features share one region; false gives each a region in proportion to its
+    cardinality."""
     exact_below: Annotated[int, Field(ge=0, le=100_000)] = 64
     """Features with at most this many values own exact rows; 0 hashes everything."""
     hash_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -130,7 +142,8 @@ class TableSettings(Settings):
     init_scale: Annotated[float, Field(ge=0, le=10)] = 0.05
     """Rows start uniform in (-init_scale, init_scale)."""
     engine: Literal["auto", "fused", "torchrec"] = "auto"
-    """Kernels behind the table: fused (own, CPU), torchrec (FBGEMM), auto (fused on CPU, torchrec on a GPU)."""
+    """Kernels behind the table: fused (own, CPU), torchrec (FBGEMM), auto (fused on CPU, torchrec
+    on a GPU)."""
     optimizer: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
     """Optimizer of the rows, applied inside the backward pass to touched rows only."""
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05

@@ -23,7 +23,8 @@ class TowerSettings(Settings):
     bottom: list[Annotated[int, Field(ge=1, le=65536)]] = [64]
     """DLRM: hidden widths of the MLP over the dense columns."""
     projection: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """DLRM: common width the features are projected to (default: table width where all agree, else the largest)."""
+    """DLRM: common width the features are projected to (default: table width where all agree, else
+    the largest)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout after each hidden layer."""
 
@@ -48,7 +49,8 @@ class TrainSettings(Settings):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which both learning rates rise from 0."""
     decay: Literal["none", "linear", "cosine"] = "none"
-    """How both learning rates fall after the warm-up, down to final_learning_rate times their value at the last step."""
+    """How both learning rates fall after the warm-up, down to final_learning_rate times their value
+    at the last step."""
     final_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the learning rates that is left at the last step."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
