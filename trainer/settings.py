@@ -67,6 +67,9 @@ class TrainSettings(Settings):
     """Where the tower runs."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between lines of metrics.jsonl."""
+    metrics_buffer: Annotated[int, Field(ge=1024)] = 4_194_304
+    """Predictions sorted in memory for an AUC (32 bytes each); more are spilled to the run's
+    folder."""
 
 
 class RunSettings(Settings):
