@@ -1,0 +1,231 @@
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include <nanobind/stl/optional.h>
+
+#include "bind.h"
+#include "gather.h"
+#include "limit.h"
+#include "update.h"
+
+namespace muxtable {
+namespace {
+
+using Table = Matrix<float>;
+using ConstTable = Matrix<const float>;
+using Rows = Matrix<const int64_t>;
+
+constexpr int64_t kMaxWidth = 1024;
+
+void require_inside(const Rows& rows, int64_t stride, int64_t table_rows, int threads,
+                    const std::string& name) {
+  const RowMatrix matrix{rows.data(), stride, length(rows, 0), length(rows, 1)};
+  const int64_t at = first_outside(matrix, table_rows, threads);
+  if (at < 0) return;
+  const int64_t l = at / matrix.n, i = at % matrix.n;
+  throw std::out_of_range(name + "[" + std::to_string(l) + ", " + std::to_string(i) + "] is " +
+                          std::to_string(matrix.rows[l * stride + i]) + ", the table has " +
+                          std::to_string(table_rows) + " rows");
+}
+
+template <typename Array>
+int64_t checked_table(const Array& table, const char* name) {
+  const int64_t width = length(table, 1);
+  require(width >= 1 && width <= kMaxWidth,
+          std::string(name) + " has width " + std::to_string(width) + ", expected 1 to 1024");
+  return matrix_stride(table, name);
+}
+
+void require_column(int64_t column, int64_t span, int64_t width, const std::string& name) {
+  if (column < 0 || column > width - span)
+    throw std::out_of_range(name + " is " + std::to_string(column) + ": " + std::to_string(span) +
+                            " floats from there leave the " + std::to_string(width) +
+                            " of a sample");
+}
+
+void require_columns(const Vector<const int64_t>& columns, int64_t width, int64_t out_width) {
+  for (int64_t l = 0; l < length(columns); ++l)
+    require_column(columns.data()[l], width, out_width, "columns[" + std::to_string(l) + "]");
+}
+
+// Offsets must start at 0 or later, never fall, and end inside the bag's rows.
+void require_offsets(const int64_t* offsets, int64_t n, int64_t num_values) {
+  bool right = offsets[0] >= 0 && offsets[n] <= num_values;
+  for (int64_t i = 0; i < n; ++i) right &= offsets[i] <= offsets[i + 1];
+  require(right, "offsets fall or leave the " + std::to_string(num_values) + " rows of the bag");
+}
+
+void gather_array(const ConstTable& table, const Rows& rows, const Vector<const int64_t>& columns,
+                  const Table& out, int threads) {
+  GatherTask task{};
+  task.table = table.data();
+  task.table_stride = checked_table(table, "table");
+  task.width = length(table, 1);
+  task.rows = rows.data();
+  task.row_stride = matrix_stride(rows, "rows");
+  task.num_lookups = length(rows, 0);
+  task.num_samples = length(rows, 1);
+  task.columns = columns.data();
+  task.out = out.data();
+  task.out_stride = matrix_stride(out, "out");
+  checked_threads(threads);
+  require_length(length(columns), task.num_lookups, "columns");
+  require_length(length(out, 0), task.num_samples, "out");
+  require_columns(columns, task.width, length(out, 1));
+  nb::gil_scoped_release release;
+  require_inside(rows, task.row_stride, length(table, 0), threads, "rows");
+  gather(task, threads);
+}
+
+void gather_bags_array(const ConstTable& table, const Rows& rows,
+                       const Vector<const int64_t>& offsets, bool mean, int64_t column,
+                       const Table& out, int threads) {
+  BagTask task{};
+  task.table = table.data();
+  task.table_stride = checked_table(table, "table");
+  task.width = length(table, 1);
+  task.rows = rows.data();
+  task.row_stride = matrix_stride(rows, "rows");
+  task.num_lookups = length(rows, 0);
+  task.offsets = offsets.data();
+  task.mean = mean;
+  task.out_stride = matrix_stride(out, "out");
+  checked_threads(threads);
+  const int64_t num_samples = length(out, 0);
+  require_length(length(offsets), num_samples + 1, "offsets");
+  require_column(column, task.num_lookups * task.width, length(out, 1), "column");
+  task.out = out.data() + column;
+  nb::gil_scoped_release release;
+  require_offsets(offsets.data(), num_samples, length(rows, 1));
+  require_inside(rows, task.row_stride, length(table, 0), threads, "rows");
+  gather_bags(task, num_samples, threads);
+}
+
+struct StepSize {
+  float learning_rate, eps, beta1, beta2;
+  int64_t step;
+};
+
+void check_state(UpdateTask& task, int index, const nb::handle& state, int64_t rows) {
+  const std::string name = "states[" + std::to_string(index) + "]";
+  if (task.optimizer == kRowwiseAdagrad) {
+    const auto vector = nb::cast<Vector<float>>(state, false);
+    require_length(length(vector), rows, name.c_str());
+    task.state[index] = vector.data();
+    task.state_stride[index] = 1;
+    return;
+  }
+  const auto matrix = nb::cast<Table>(state, false);
+  task.state_stride[index] = matrix_stride(matrix, name.c_str());
+  require_length(length(matrix, 0), rows, name.c_str());
+  require_length(length(matrix, 1), task.width, ("the inner axis of " + name).c_str());
+  task.state[index] = matrix.data();
+}
+
+int64_t update_array(int optimizer, const Table& table, const nb::tuple& states, const Rows& rows,
+                     const Vector<const int64_t>& columns, const nb::list& bags,
+                     const ConstTable& grad, double learning_rate, double eps, double beta1,
+                     double beta2, int64_t step, int threads) {
+  UpdateTask task{};
+  require(optimizer >= kRowwiseAdagrad && optimizer <= kSgd, "optimizer is unknown");
+  task.optimizer = static_cast<Optimizer>(optimizer);
+  task.table = table.data();
+  task.table_stride = checked_table(table, "table");
+  task.width = length(table, 1);
+  checked_threads(threads);
+  const int64_t table_rows = length(table, 0), out_width = length(grad, 1);
+  const size_t wanted = task.optimizer == kSgd ? 0 : task.optimizer == kAdam ? 2 : 1;
+  require_length(static_cast<int64_t>(states.size()), static_cast<int64_t>(wanted), "states");
+  for (size_t i = 0; i < wanted; ++i)
+    check_state(task, static_cast<int>(i), states[i], table_rows);
+
+  task.learning_rate = static_cast<float>(learning_rate);
+  task.eps = static_cast<float>(eps);
+  task.beta1_rest = static_cast<float>(1 - beta1);
+  task.beta2_rest = static_cast<float>(1 - beta2);
+  if (task.optimizer == kAdam) {
+    require(step >= 1, "step is " + std::to_string(step) + ", expected 1 or more");
+    const double count = static_cast<double>(step);
+    task.step_size = static_cast<float>(learning_rate * std::sqrt(1 - std::pow(beta2, count)) /
+                                        (1 - std::pow(beta1, count)));
+  }
+
+  BatchRows batch{};
+  batch.num_samples = length(grad, 0);
+  batch.rows = rows.data();
+  batch.row_stride = matrix_stride(rows, "rows");
+  batch.num_lookups = length(rows, 0);
+  batch.columns = columns.data();
+  batch.gradient_stride = matrix_stride(grad, "grad");
+  task.gradients[0] = grad.data();
+  require_length(length(columns), batch.num_lookups, "columns");
+  if (batch.num_lookups > 0) require_length(length(rows, 1), batch.num_samples, "the inner axis of rows");
+  require_columns(columns, task.width, out_width);
+
+  struct Bag {
+    Rows rows;
+    Vector<const int64_t> offsets;
+  };
+  std::vector<Bag> kept;  // keeps the arrays alive while the step runs
+  for (const nb::handle item : bags) {
+    const auto bag = nb::cast<nb::tuple>(item, false);
+    require(bag.size() == 4, "a bag is (rows, offsets, mean, column)");
+    kept.push_back({nb::cast<Rows>(bag[0], false), nb::cast<Vector<const int64_t>>(bag[1], false)});
+    const Rows& bag_rows = kept.back().rows;
+    const Vector<const int64_t>& offsets = kept.back().offsets;
+    const int64_t column = nb::cast<int64_t>(bag[3], false);
+    require_length(length(offsets), batch.num_samples + 1, "offsets");
+    require_column(column, length(bag_rows, 0) * task.width, out_width, "column");
+    batch.bags.push_back({bag_rows.data(), matrix_stride(bag_rows, "rows"), length(bag_rows, 0),
+                          offsets.data(), nb::cast<bool>(bag[2], false), column});
+  }
+
+  nb::gil_scoped_release release;
+  require_inside(rows, batch.row_stride, table_rows, threads, "rows");
+  for (size_t g = 0; g < kept.size(); ++g) {
+    const std::string name = "bags[" + std::to_string(g) + "].rows";
+    require_offsets(batch.bags[g].offsets, batch.num_samples, length(kept[g].rows, 1));
+    require_inside(kept[g].rows, batch.bags[g].row_stride, table_rows, threads, name);
+  }
+  return update(task, batch, table_rows, threads);
+}
+
+float limit_gather_array(const ConstTable& table, const Vector<const int64_t>& rows, int threads) {
+  require(length(table, 1) == 32, "the limit is measured on rows of 32 floats");
+  const int64_t stride = matrix_stride(table, "table");
+  nb::gil_scoped_release release;
+  return limit_gather(table.data(), stride, rows.data(), length(rows), checked_threads(threads));
+}
+
+void limit_modify_array(const Table& table, const Vector<const int64_t>& rows, int threads) {
+  require(length(table, 1) == 32, "the limit is measured on rows of 32 floats");
+  const int64_t stride = matrix_stride(table, "table");
+  nb::gil_scoped_release release;
+  limit_modify(table.data(), stride, rows.data(), length(rows), checked_threads(threads));
+}
+
+float limit_read_array(const Vector<const float>& data, int threads) {
+  nb::gil_scoped_release release;
+  return limit_read(data.data(), length(data), checked_threads(threads));
+}
+
+}  // namespace
+
+void bind_tables(nb::module_& module) {
+  using namespace nb::literals;
+  module.def("gather", &gather_array, "table"_a.noconvert(), "rows"_a.noconvert(),
+             "columns"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
+  module.def("gather_bags", &gather_bags_array, "table"_a.noconvert(), "rows"_a.noconvert(),
+             "offsets"_a.noconvert(), "mean"_a, "column"_a, "out"_a.noconvert(), "threads"_a);
+  module.def("update", &update_array, "optimizer"_a, "table"_a.noconvert(), "states"_a,
+             "rows"_a.noconvert(), "columns"_a.noconvert(), "bags"_a, "grad"_a.noconvert(),
+             "learning_rate"_a, "eps"_a, "beta1"_a, "beta2"_a, "step"_a, "threads"_a);
+  module.def("limit_gather", &limit_gather_array, "table"_a.noconvert(), "rows"_a.noconvert(),
+             "threads"_a);
+  module.def("limit_modify", &limit_modify_array, "table"_a.noconvert(), "rows"_a.noconvert(),
+             "threads"_a);
+  module.def("limit_read", &limit_read_array, "data"_a.noconvert(), "threads"_a);
+}
+
+}  // namespace muxtable

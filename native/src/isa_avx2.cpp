@@ -1,0 +1,2 @@
+#define MUXTABLE_ISA avx2
+#include "loops.inl"

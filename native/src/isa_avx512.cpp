@@ -1,0 +1,2 @@
+#define MUXTABLE_ISA avx512
+#include "loops.inl"

@@ -1,0 +1,2 @@
+#define MUXTABLE_ISA baseline
+#include "loops.inl"

@@ -1,0 +1,118 @@
+// The inner loops that exist once per instruction set, as a table of plain functions.
+//
+// Only C types here: a file compiled with -march must not instantiate inline library functions,
+// since the linker may keep its copy for every caller and an older processor would meet
+// instructions it does not have. Threads stay outside as well: callers hand out ranges.
+#pragma once
+
+#include <cstdint>
+
+namespace muxtable {
+
+// An optimizer of the table; the numbers are those of native/kernels.py.
+enum Optimizer : int { kRowwiseAdagrad = 0, kAdagrad = 1, kAdam = 2, kSgd = 3 };
+
+// How one lookup turns keys into rows: base + mulhi64(mix64(key ^ salt), size).
+struct LookupHash {
+  uint64_t salt;
+  uint64_t null_salt;
+  int64_t base;
+  uint64_t size;
+};
+
+// Where the gathered rows of univalent lookups come from and go to.
+struct GatherTask {
+  const float* table;
+  int64_t table_stride;
+  int64_t width;
+  const int64_t* rows;  // [num_lookups, row_stride], feature-major
+  int64_t row_stride;
+  int64_t num_lookups;
+  const int64_t* columns;  // [num_lookups]
+  float* out;
+  int64_t out_stride;
+  int64_t num_samples;
+  bool streaming;  // write around the caches: the output is larger than they are
+};
+
+// The rows of one list feature, pooled within each lookup.
+struct BagTask {
+  const float* table;
+  int64_t table_stride;
+  int64_t width;
+  const int64_t* rows;  // [num_lookups, row_stride]
+  int64_t row_stride;
+  int64_t num_lookups;
+  const int64_t* offsets;  // [samples + 1]
+  bool mean;
+  float* out;  // already at the feature's column
+  int64_t out_stride;
+};
+
+// One optimizer step. Gradients are addressed by offsets into one of two buffers: the gradient
+// itself, and the part of it that was scaled for bags pooled by mean.
+struct UpdateTask {
+  Optimizer optimizer;
+  int64_t width;
+  float* table;
+  int64_t table_stride;
+  float* state[2];
+  int64_t state_stride[2];
+  const float* gradients[2];
+  float learning_rate;
+  float eps;
+  float beta1_rest;  // 1 - beta1
+  float beta2_rest;
+  float step_size;  // Adam: learning_rate * sqrt(1 - beta2^step) / (1 - beta1^step)
+};
+
+// An entry of a bucket: its row inside the bucket in the high bits, where its gradient lies below.
+constexpr int kOffsetBits = 40;
+constexpr uint64_t kOffsetMask = (uint64_t{1} << kOffsetBits) - 1;
+constexpr int kScaledBit = kOffsetBits - 1;  // set: offset into gradients[1]
+constexpr int64_t kMaxBucketRows = int64_t{1} << (64 - kOffsetBits);
+
+// Working memory of one thread; every array holds the entries of its largest bucket.
+struct Scratch {
+  uint64_t* slots;    // hash table, num_slots(entries) long
+  uint32_t* unique;   // [entries] entry -> its unique row
+  uint32_t* starts;   // [entries + 1] unique row -> its first place in `sorted`
+  uint32_t* rows;     // [entries] unique row -> row inside the bucket
+  uint64_t* sorted;   // [entries] gradient offsets, grouped by unique row
+};
+
+struct Loops {
+  void (*mix)(const uint64_t* in, uint64_t* out, int64_t n);
+  void (*combine)(uint64_t* acc, const uint64_t* keys, uint64_t increment, int64_t n);
+  void (*hash)(const uint64_t* keys, const uint8_t* nulls, const LookupHash& lookup, int64_t* out,
+               int64_t n);
+  // Largest of n row numbers taken as unsigned, so that a negative one is out of any range.
+  uint64_t (*largest)(const int64_t* rows, int64_t n);
+  void (*uniform)(float* row, uint64_t row_key, float scale, int64_t width);
+  void (*gather)(const GatherTask& task, int64_t first, int64_t last);
+  void (*gather_bags)(const BagTask& task, int64_t first, int64_t last);
+  // Sums the bucket's gradients by row, in the order of the entries, and updates each row once.
+  int64_t (*update)(const UpdateTask& task, int64_t first_row, const uint64_t* entries,
+                    int64_t num_entries, const Scratch& scratch);
+  // Scales `width` gradients by `scale`.
+  void (*scale)(const float* in, float scale, float* out, int64_t width);
+};
+
+// Slots of the hash table for a bucket of that many entries: a power of two, at most half full.
+inline int64_t num_slots(int64_t entries) {
+  int64_t slots = 64;
+  while (slots < 2 * entries) slots *= 2;
+  return slots;
+}
+
+namespace baseline {
+extern const Loops loops;
+}
+namespace avx2 {
+extern const Loops loops;
+}
+namespace avx512 {
+extern const Loops loops;
+}
+
+}  // namespace muxtable
