@@ -1,7 +1,7 @@
 """The features of a model: what each is, which columns it reads, how many rows a value looks up.
 
 A `FeatureSet` is built from a job file's settings, where every mistake is refused, or read back
-from a manifest. It knows nothing of the data: cardinalities and vocabularies are `features.statistics`.
+from a manifest. It knows nothing of the data: what was seen of it is in `features.statistics`.
 """
 
 import json
