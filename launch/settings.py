@@ -18,10 +18,10 @@ from trainer.job import Job
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
-    """Reads a job file and applies `key.sub=value` overrides (values are TOML; bare words are strings).
+    """Reads a job file and applies `key.sub=value` overrides (TOML values; bare words are strings).
 
-    Raises ConfigError naming the file and the key: unreadable file, bad TOML (with line and column), unknown
-    key (with the nearest right one), wrong type or value.
+    Raises ConfigError naming the file and the key: unreadable file, bad TOML (with line and
+    column), unknown key (with the nearest right one), wrong type or value.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def parse_job(tree: Mapping[str, Any], where: str) -> Job:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Sets one key of a job tree in place from "table.width=32"; raises ConfigError for a malformed override."""
+    """Sets one key of a job tree in place from "table.width=32"; ConfigError if it is malformed."""
     key, equals, value = override.partition("=")
     names = _split_key(key.strip(), override)
     if not equals:
@@ -115,7 +115,8 @@ def _translate(exc: ValidationError, where: str) -> ConfigError:
         what, fix = f'{where}: key "{key}" is missing', f"add it: {_describe(path)}"
     else:
         detail = error["msg"].removeprefix("Value error, ")
-        what = f'{where}: key "{key}" is {json.dumps(error["input"])}: {detail[0].lower() + detail[1:]}'
+        value = json.dumps(error["input"])
+        what = f'{where}: key "{key}" is {value}: {detail[0].lower() + detail[1:]}'
         fix = _describe(path)
     return ConfigError(what + (f" (and {more} more)" if more else ""), fix)
 

@@ -1,0 +1,1 @@
+"""The commands of `muxtable`, a module each, imported when one is called."""
