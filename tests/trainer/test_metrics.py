@@ -162,8 +162,8 @@ def test_memory_does_not_follow_the_number_of_predictions(tmp_path) -> None:
     rng = np.random.default_rng(0)
     largest = 0
 
-    for _ in range(50):
-        runs.add(rng.random(3000), np.ones(3000))
+    for _ in range(20):
+        runs.add(rng.random(1500), np.ones(1500))
     for group in runs.merged():
         largest = max(largest, len(group.scores))
     held = len(runs._scores)
@@ -178,7 +178,7 @@ def test_scores_that_cannot_be_spilled_name_the_folder(tmp_path) -> None:
 
     with (
         StreamingMetrics(tmp_path / "missing", 100) as metrics,
-        pytest.raises(TrainingError, match="cannot spill 100 scores to .*missing: No such file"),
+        pytest.raises(TrainingError, match=r"cannot spill 100 scores to .*missing: No such file"),
     ):
         metrics.update(scores, labels)
 

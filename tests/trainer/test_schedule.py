@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ def test_decay_ends_at_the_final_share_and_never_rises(decay, warmup) -> None:
 
     assert factors[0] == 1
     assert factors[-1] == pytest.approx(0.1)
-    assert all(later <= earlier for earlier, later in zip(factors, factors[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(factors))
 
 
 def test_linear_and_cosine_meet_halfway() -> None:
