@@ -38,7 +38,7 @@ inline void require_length(int64_t got, int64_t wanted, const char* name) {
 template <typename Array>
 int64_t matrix_stride(const Array& array, const char* name) {
   const int64_t rows = length(array, 0), width = length(array, 1);
-  require(width <= 1 || array.stride(1) == 1,
+  require(rows == 0 || width <= 1 || array.stride(1) == 1,
           std::string(name) + " has gaps inside its rows: its inner axis must be contiguous");
   if (rows <= 1) return width;
   require(array.stride(0) >= width, std::string(name) + " has rows that overlap");
