@@ -17,10 +17,12 @@ from trainer.toml import toml_value
 
 _HEAD = """# Settings
 
-Every key of a job file, as `muxtable train JOB` reads it. The file is TOML; unknown keys are refused, and so are values
-of another type. `--set table.width=32` overrides a key on the command line. Paths are relative to the job file.
+Every key of a job file, as `muxtable train JOB` reads it. The file is TOML; unknown keys are
+refused, and so are values of another type. `--set table.width=32` overrides a key on the command
+line. Paths are relative to the job file.
 
-This page is written by `make docs` from the models in `features/settings.py` and `trainer/settings.py`.
+This page is written by `make docs` from the models in `features/settings.py` and
+`trainer/settings.py`.
 """
 
 _BOUNDS = (
@@ -53,7 +55,8 @@ def _sections() -> Iterator[str]:
 
 
 def _first_line(model: type[BaseModel]) -> str:
-    return (model.__doc__ or "").strip().splitlines()[0]
+    # The section's own name at the end of a docstring stands in the title already.
+    return (model.__doc__ or "").strip().splitlines()[0].partition(": `[")[0].rstrip(".") + "."
 
 
 def _help(field: FieldInfo) -> str:
@@ -97,14 +100,14 @@ def _plural(kind: str) -> str:
 def _bounds(metadata: list[Any]) -> str:
     found = []
     for item in metadata:
-        bounds = list(item) if isinstance(item, annotated_types.GroupedMetadata) else [item]
+        bounds = item.metadata if isinstance(item, FieldInfo) else [item]
         for bound in bounds:
             found += [
                 f"{sign} {_round_number(getattr(bound, name))}"
                 for kind, name, sign in _BOUNDS
                 if isinstance(bound, kind)
             ]
-    return " " + ", ".join(found) if found else ""
+    return " " + " and ".join(found) if found else ""
 
 
 def _round_number(value: float) -> str:
