@@ -27,11 +27,11 @@ from features.arrow import (
     storage_of,
     strings,
 )
+from features.batches import KeyColumn
 from features.dense import numbers_of
 from features.errors import DataError
 from features.hashing import cross_keys
 from features.ids import check_type, is_string, key_class
-from features.routing import KeyColumn
 from features.schema import Derive, Feature, FeatureSet
 from features.statistics import KeyClass
 from native import hashing as native

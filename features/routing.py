@@ -1,129 +1,138 @@
 """Which rows of the table a value owns: regions, lookups and the layout that routes keys to rows.
 
-Letters: B samples, F univalent features, L univalent lookups, c lookups of one feature, n values of
-a list feature over a batch, D dense columns.
-
     keys u64[F, B] --salt(feature, k), mulhi--> rows i64[L, B]   one native call for all hashed ones
                    --vocabulary-------------->                   one for each exact feature
+
+Letters: B samples, F univalent features, L univalent lookups, c lookups of one feature, n values.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.schema import Feature
+from features.batches import Bag, KeyBatch, KeyColumn, RowBatch
+from features.regions import FeatureRoute, Lookup, Placement, Region, build_routes
+from features.router import Router
 from features.statistics import KeyClass
 
-
-@dataclass(frozen=True, slots=True)
-class KeyColumn:
-    """The keys of one feature over some rows.
-
-    keys     uint64[n]          0 where null; may be a read-only view of the input
-    nulls    uint8[n] or None   1 where null; None says that nothing is
-    offsets  int64[B + 1]       lists and sequences only: sample i has
-                                keys[offsets[i]:offsets[i + 1]]; a null list is a bag of one null,
-                                null elements are left out
-    """
-
-    keys: NDArray[np.uint64]
-    nulls: NDArray[np.uint8] | None = None
-    offsets: NDArray[np.int64] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyBatch:
-    """A batch before routing: what the input stream yields.
-
-    `matrix` and `null_matrix` hold the univalent features in the order of `FeatureSet.univalent`;
-    their `columns` are views of it. Without a matrix, `columns` alone count.
-    """
-
-    num_rows: int
-    columns: dict[str, KeyColumn]
-    matrix: NDArray[np.uint64] | None
-    null_matrix: NDArray[np.uint8] | None
-    dense: NDArray[np.float32]
-    label: NDArray[np.float32] | None = None
-    weight: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Bag:
-    """A list feature's rows.
-
-    Lookup k of sample i pools rows[k, offsets[i]:offsets[i + 1]] into out[i, column + k * width:].
-    """
-
-    rows: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    mean: bool
-    column: int
-
-
-@dataclass(frozen=True, slots=True)
-class RowBatch:
-    """A batch after routing: what a table engine looks up.
-
-    Lookup l of sample i is rows[l, i] and goes to out[i, columns[l]:].
-    """
-
-    num_rows: int
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    bags: tuple[Bag, ...]
-    out_width: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Region:
-    """A contiguous range of rows."""
-
-    name: str
-    kind: Literal["shared", "feature", "exact"]
-    base: int
-    rows: int
-    width: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lookup:
-    """One row read for each value: (feature, k). Salts mean nothing in an exact region."""
-
-    feature: str
-    k: int
-    region: str
-    base: int
-    rows: int
-    salt: int
-    null_salt: int
-    column: int
+__all__ = [
+    "Bag",
+    "FeatureRoute",
+    "KeyBatch",
+    "KeyColumn",
+    "Layout",
+    "Lookup",
+    "Placement",
+    "Region",
+    "RowBatch",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FeatureRoute:
-    """How one feature's keys become rows and where they stand in the embedding."""
+class Layout:
+    """The rows of a table and the way of every feature's values to them."""
 
-    feature: Feature
-    column: int
-    """First column of the feature in the embedding."""
-    width_total: int
-    """Columns of the feature: lookups x width."""
-    lookups: tuple[Lookup, ...]
-    key_class: KeyClass | None
-    vocabulary: NDArray[np.uint64] | None
-    """Exact features: their sorted keys."""
-    edges: tuple[float, ...] | None
-    """Bucketized features: the quantile edges."""
+    rows: int
+    width: int
+    hash_seed: int
+    regions: tuple[Region, ...]
+    """In the order of their rows, without gaps: hashed ones first, exact ones last."""
+    routes: tuple[FeatureRoute, ...]
+    """In the order of the embedding's columns."""
+    _router: Router = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_router", Router.of(self.univalent, self.bags))
+
+    @classmethod
+    def assemble(
+        cls,
+        *,
+        width: int,
+        hash_seed: int,
+        regions: Sequence[Region],
+        placements: Sequence[Placement],
+        vocabularies: Mapping[str, NDArray[np.uint64]],
+    ) -> Layout:
+        """Derives lookups, salts and columns; `vocabularies` are those of the exact regions.
+
+        Raises ValueError where the parts do not fit together.
+        """
+        routes = build_routes(
+            width=width,
+            hash_seed=hash_seed,
+            regions=regions,
+            placements=placements,
+            vocabularies=vocabularies,
+        )
+        return cls(
+            rows=sum(region.rows for region in regions),
+            width=width,
+            hash_seed=hash_seed,
+            regions=tuple(regions),
+            routes=routes,
+        )
 
     @property
-    def name(self) -> str:
-        """The feature's name."""
-        return self.feature.name
+    def out_width(self) -> int:
+        """Columns of the embedding of all features."""
+        return sum(route.width_total for route in self.routes)
 
     @property
-    def region(self) -> str:
-        """The region all its lookups read."""
-        return self.lookups[0].region
+    def univalent(self) -> tuple[FeatureRoute, ...]:
+        """The routes of features with one value a sample, in order."""
+        return tuple(route for route in self.routes if not route.feature.is_bag)
+
+    @property
+    def bags(self) -> tuple[FeatureRoute, ...]:
+        """The routes of lists and sequences, in order."""
+        return tuple(route for route in self.routes if route.feature.is_bag)
+
+    @property
+    def key_classes(self) -> dict[str, KeyClass | None]:
+        """The class of keys each feature was trained on, by name, for `features.columns`."""
+        return {route.name: route.key_class for route in self.routes}
+
+    @property
+    def edges(self) -> dict[str, tuple[float, ...]]:
+        """The quantile edges of the bucketized features, by name, for `features.columns`."""
+        return {route.name: route.edges for route in self.routes if route.edges is not None}
+
+    def __getitem__(self, name: str) -> FeatureRoute:
+        """The route of the feature of that name; KeyError if there is none."""
+        for route in self.routes:
+            if route.name == name:
+                return route
+        raise KeyError(name)
+
+    def route(self, batch: KeyBatch, threads: int = 1) -> RowBatch:
+        """Returns the rows of a batch's keys."""
+        return self._router.route(batch, self.out_width, threads)
+
+    def rows_of(self, name: str, column: KeyColumn, threads: int = 1) -> NDArray[np.int64]:
+        """Returns the rows int64[c, n] of one feature's keys, lists unpooled."""
+        return self._router.rows_of(self[name], column, threads)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object for manifests; `vocabularies` hold what is too large for one."""
+        from features.layout_json import to_json
+
+        return to_json(self)
+
+    def vocabularies(self) -> dict[str, NDArray[np.uint64]]:
+        """The vocabularies of the exact regions under the names that `to_json` gives them."""
+        from features.layout_json import vocabularies
+
+        return vocabularies(self)
+
+    @staticmethod
+    def from_json(tree: dict[str, Any], vocabularies: Mapping[str, NDArray[np.uint64]]) -> Layout:
+        """Reads `to_json` back; raises SnapshotError where anything does not fit together."""
+        from features.layout_json import from_json
+
+        return from_json(tree, vocabularies)

@@ -1,0 +1,134 @@
+"""A layout as a JSON object of a manifest, with the vocabularies beside it as tensors.
+
+    hash, hash_seed, width, rows
+    regions     [{name, kind, base, rows, width}]
+    features    [{feature, region, key_class, column, salts, vocabulary, edges}]
+
+Lookups follow from these; their salts and columns are written out all the same, in hexadecimal
+(JSON readers elsewhere keep 53 bits), so that another program need not hash, and reading compares.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from features.errors import SnapshotError
+from features.hashing import HASH
+from features.routing import FeatureRoute, Layout, Placement, Region
+from features.schema import Feature
+from features.statistics import KeyClass
+
+_FIX = "read a manifest that this version of muxtable wrote"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Placed(_Model):
+    feature: Feature
+    region: str
+    key_class: KeyClass | None
+    column: int
+    salts: tuple[str, ...]
+    null_salts: tuple[str, ...]
+    vocabulary: str | None
+    edges: tuple[float, ...] | None
+
+
+class _Tree(_Model):
+    hash: Literal["mux1"]
+    hash_seed: int
+    width: int
+    rows: int
+    regions: tuple[Region, ...]
+    features: tuple[_Placed, ...]
+
+
+def to_json(layout: Layout) -> dict[str, Any]:
+    """Returns the JSON object of a layout."""
+    tree = {
+        "hash": HASH,
+        "hash_seed": layout.hash_seed,
+        "width": layout.width,
+        "rows": layout.rows,
+        "regions": [asdict(region) for region in layout.regions],
+        "features": [_placed(route, _tensor_names(layout)) for route in layout.routes],
+    }
+    return json.loads(json.dumps(tree, allow_nan=False))
+
+
+def vocabularies(layout: Layout) -> dict[str, NDArray[np.uint64]]:
+    """Returns the vocabularies of the exact regions by tensor name."""
+    names = _tensor_names(layout)
+    return {
+        names[route.region]: route.vocabulary
+        for route in layout.routes
+        if route.vocabulary is not None
+    }
+
+
+def from_json(tree: dict[str, Any], tensors: Mapping[str, NDArray[np.uint64]]) -> Layout:
+    """Reads `to_json` back; raises SnapshotError where anything does not fit together."""
+    try:
+        parsed = _Tree.model_validate_json(json.dumps(tree))
+    except ValidationError as exc:
+        error = exc.errors(include_url=False)[0]
+        key = ".".join(map(str, error["loc"]))
+        raise SnapshotError(
+            f"the layout is damaged or foreign: {key}: {error['msg']}", _FIX
+        ) from exc
+    try:
+        layout = Layout.assemble(
+            width=parsed.width,
+            hash_seed=parsed.hash_seed,
+            regions=parsed.regions,
+            placements=[
+                Placement(
+                    feature=placed.feature,
+                    region=placed.region,
+                    key_class=placed.key_class,
+                    edges=placed.edges,
+                )
+                for placed in parsed.features
+            ],
+            vocabularies={
+                placed.region: tensors[placed.vocabulary]
+                for placed in parsed.features
+                if placed.vocabulary is not None
+            },
+        )
+    except KeyError as exc:
+        raise SnapshotError(f"the layout's vocabulary {exc} is missing", _FIX) from exc
+    except ValueError as exc:
+        raise SnapshotError(f"the layout is damaged or foreign: {exc}", _FIX) from exc
+    if to_json(layout) != tree:
+        raise SnapshotError(
+            "the layout is damaged or foreign: its salts, columns or rows are not those of its "
+            "features",
+            _FIX,
+        )
+    return layout
+
+
+def _placed(route: FeatureRoute, tensor_names: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "feature": asdict(route.feature),
+        "region": route.region,
+        "key_class": route.key_class,
+        "column": route.column,
+        "salts": [f"{lookup.salt:016x}" for lookup in route.lookups],
+        "null_salts": [f"{lookup.null_salt:016x}" for lookup in route.lookups],
+        "vocabulary": None if route.vocabulary is None else tensor_names[route.region],
+        "edges": route.edges,
+    }
+
+
+def _tensor_names(layout: Layout) -> dict[str, str]:
+    """Names of the vocabularies: feature names may hold what no file name can."""
+    return {region.name: f"vocabulary.{i}" for i, region in enumerate(layout.regions)}

@@ -1,0 +1,196 @@
+"""The parts of a layout: regions of rows, and the route of every feature into its region.
+
+rows of the table      columns of the embedding
+shared                 categorical, list, sequence, cross, bucketized
+feature ...            (each in declared order, lookups inside)
+exact ...
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+from features.hashing import null_salts, salts
+from features.schema import LAYOUT_ORDER, Feature
+from features.statistics import KeyClass
+
+MAX_LOOKUPS = 64  # the bound of the setting, held against manifests too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A contiguous range of rows."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    name: str
+    kind: Literal["shared", "feature", "exact"]
+    base: int
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """One row read for each value: (feature, k). Salts mean nothing in an exact region."""
+
+    feature: str
+    k: int
+    region: str
+    base: int
+    rows: int
+    salt: int
+    null_salt: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What a layout is told of a feature: the region of its rows and what training saw of it."""
+
+    feature: Feature
+    region: str
+    key_class: KeyClass | None
+    edges: tuple[float, ...] | None = None
+    """Bucketized features: the quantile edges."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FeatureRoute:
+    """How one feature's keys become rows and where they stand in the embedding."""
+
+    feature: Feature
+    column: int
+    """First column of the feature in the embedding."""
+    width_total: int
+    """Columns of the feature: lookups x width."""
+    lookups: tuple[Lookup, ...]
+    key_class: KeyClass | None
+    vocabulary: NDArray[np.uint64] | None
+    """Exact features: their sorted keys."""
+    edges: tuple[float, ...] | None
+    """Bucketized features: the quantile edges."""
+
+    @property
+    def name(self) -> str:
+        """The feature's name."""
+        return self.feature.name
+
+    @property
+    def region(self) -> str:
+        """The region all its lookups read."""
+        return self.lookups[0].region
+
+    @property
+    def base(self) -> int:
+        """The first row of its region."""
+        return self.lookups[0].base
+
+
+def exact_rows(num_values: int, num_lookups: int) -> int:
+    """The rows of an exact feature: of its values, of the unseen one, and of null."""
+    return (num_values + 2) * num_lookups
+
+
+def build_routes(
+    *,
+    width: int,
+    hash_seed: int,
+    regions: Sequence[Region],
+    placements: Sequence[Placement],
+    vocabularies: Mapping[str, NDArray[np.uint64]],
+) -> tuple[FeatureRoute, ...]:
+    """Derives lookups, salts and columns; raises ValueError where the parts do not fit together."""
+    _check_regions(regions, width)
+    by_name = {region.name: region for region in regions}
+    _check_placements(placements, by_name, vocabularies)
+    routes: list[FeatureRoute] = []
+    column = 0
+    for placement in placements:
+        region = by_name[placement.region]
+        lookups = _lookups(placement.feature, region, hash_seed, column)
+        route = FeatureRoute(
+            feature=placement.feature,
+            column=column,
+            width_total=width * len(lookups),
+            lookups=lookups,
+            key_class=placement.key_class,
+            vocabulary=vocabularies.get(placement.region),
+            edges=placement.edges,
+        )
+        routes.append(route)
+        column += route.width_total
+    return tuple(routes)
+
+
+def _lookups(feature: Feature, region: Region, hash_seed: int, column: int) -> tuple[Lookup, ...]:
+    count = feature.num_lookups
+    return tuple(
+        Lookup(
+            feature=feature.name,
+            k=k,
+            region=region.name,
+            base=region.base,
+            rows=region.rows,
+            salt=int(salt),
+            null_salt=int(null_salt),
+            column=column + k * region.width,
+        )
+        for k, (salt, null_salt) in enumerate(
+            zip(
+                salts(feature.salt_name, count, hash_seed),
+                null_salts(feature.salt_name, count, hash_seed),
+                strict=True,
+            )
+        )
+    )
+
+
+def _check_regions(regions: Sequence[Region], width: int) -> None:
+    if width < 1:
+        raise ValueError(f"rows of width {width}")
+    base = 0
+    for region in regions:
+        if region.rows < 1 or region.base != base or region.width != width:
+            raise ValueError(f"region {region.name} does not follow the one before it")
+        base += region.rows
+    if len({region.name for region in regions}) < len(regions):
+        raise ValueError("two regions have one name")
+    kinds = [region.kind == "exact" for region in regions]
+    if kinds != sorted(kinds):
+        raise ValueError("an exact region stands before a hashed one")
+
+
+def _check_placements(
+    placements: Sequence[Placement],
+    regions: Mapping[str, Region],
+    vocabularies: Mapping[str, NDArray[np.uint64]],
+) -> None:
+    order = [LAYOUT_ORDER.index(placement.feature.kind) for placement in placements]
+    if order != sorted(order):
+        raise ValueError("the features are not in layout order")
+    if len({placement.feature.name for placement in placements}) < len(placements):
+        raise ValueError("two features have one name")
+    exact = {name for name, region in regions.items() if region.kind == "exact"}
+    if set(vocabularies) != exact:
+        raise ValueError(f"vocabularies of {sorted(vocabularies)} for exact {sorted(exact)}")
+    for placement in placements:
+        feature, region = placement.feature, regions.get(placement.region)
+        if region is None:
+            raise ValueError(f"feature {feature.name} is in no region")
+        if not 1 <= feature.num_lookups <= MAX_LOOKUPS:
+            raise ValueError(f"feature {feature.name} has {feature.num_lookups} lookups")
+        if (feature.kind == "bucketized") != (placement.edges is not None):
+            raise ValueError(f"feature {feature.name} is {feature.kind}; edges do not go with that")
+        if region.kind == "exact":
+            vocabulary = vocabularies[region.name]
+            if vocabulary.dtype != np.uint64 or vocabulary.ndim != 1:
+                raise ValueError(f"the vocabulary of {region.name} is no vector of uint64")
+            if not (vocabulary[1:] > vocabulary[:-1]).all():
+                raise ValueError(f"the vocabulary of {region.name} does not rise")
+            if region.rows != exact_rows(len(vocabulary), feature.num_lookups):
+                raise ValueError(f"region {region.name} does not fit {len(vocabulary)} values")
