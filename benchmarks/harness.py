@@ -73,7 +73,7 @@ def start(
 def compare(
     contenders: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2
 ) -> dict[str, float]:
-    """Returns the median seconds of each contender; they take turns, so that noise hits all alike."""
+    """Returns the median seconds of each contender; they take turns: noise hits all alike."""
     for _ in range(warmup):
         for contender in contenders.values():
             contender()
@@ -93,7 +93,7 @@ def progress(message: str) -> None:
 
 def finish(options: Options, ratios: Mapping[str, float], rows: Sequence[Row]) -> None:
     """Prints the result: the figures by name, and the rows they were taken from."""
-    result = {
+    result: dict[str, Any] = {
         "name": options.name,
         "commit": commit(),
         "machine": machine(),
@@ -137,7 +137,7 @@ def machine() -> dict[str, str | int]:
 
 
 def _cpu_model() -> str:
-    fields = {}
+    fields: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())

@@ -77,8 +77,8 @@ def hash_rows(
     """Writes the rows of L lookups of F features' keys [F, n] into `out` [L, n].
 
     out[l, i] = bases[l] + mulhi64(mix64(keys[feature[l], i] ^ salts[l]), sizes[l]); where
-    nulls[feature[l], i] is not 0, key 0 under null_salts[l] instead. The rows of `keys`, `nulls` and
-    `out` may lie apart; inside they are contiguous.
+    nulls[feature[l], i] is not 0, key 0 under null_salts[l] instead. The rows of `keys`, `nulls`
+    and `out` may lie apart; inside they are contiguous.
     """
     _native.hash_rows(keys, nulls, feature, salts, null_salts, bases, sizes, out, threads)
 

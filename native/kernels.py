@@ -72,9 +72,9 @@ def update(
 ) -> int:
     """Applies one optimizer step for a whole batch and returns how many rows it touched.
 
-    `rows` [L, B], `columns` and `bags` (rows [c, n], offsets [B + 1], mean, column) are those of the
-    lookups that made the output whose gradient is `grad` [B, W]. The gradients of a row that was
-    looked up several times are summed first: lookup by lookup, samples inside, then the bags.
+    `rows` [L, B], `columns` and `bags` (rows [c, n], offsets [B + 1], mean, column) are those of
+    the lookups that made the output whose gradient is `grad` [B, W]. The gradients of a row
+    that was looked up several times are summed first: lookup by lookup, samples inside, then bags.
 
     States and steps, with g the summed gradient of row r:
 

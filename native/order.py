@@ -1,4 +1,4 @@
-"""Seeded numbers, permutations, and columns in a permuted order (ARCHITECTURE.md, "Random numbers")."""
+"""Seeded numbers and permutations (ARCHITECTURE.md, "Random numbers"), and permuted columns."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from native.hashing import GOLDEN, MASK, xxh64
 
 _MIX1 = 0xBF58476D1CE4E5B9
 _MIX2 = 0x94D049BB133111EB
-_ITEMS = {1: np.uint8, 4: np.uint32, 8: np.uint64}
+_ITEMS: dict[int, Any] = {1: np.uint8, 4: np.uint32, 8: np.uint64}
 
 
 def derive(tag: str, seed: int, *parts: int) -> int:
@@ -31,7 +31,7 @@ def permutation(n: int, key: int) -> NDArray[np.uint32]:
 def permute_columns(
     columns: Sequence[NDArray[Any]], permutation: NDArray[np.uint32], out: NDArray[Any]
 ) -> None:
-    """Writes out[c, i] = columns[c][permutation[i]] for contiguous columns of 1, 4 or 8-byte items."""
+    """Writes out[c, i] = columns[c][permutation[i]]; items of 1, 4 or 8 bytes, no gaps."""
     vector(permutation, np.uint32, "permutation")
     if out.ndim != 2 or out.shape != (len(columns), len(permutation)):
         raise ValueError(

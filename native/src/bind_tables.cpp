@@ -16,6 +16,9 @@ using Table = Matrix<float>;
 using ConstTable = Matrix<const float>;
 using Rows = Matrix<const int64_t>;
 
+using States = nb::typed<nb::tuple, nb::object, nb::ellipsis>;
+using Bags = nb::typed<nb::list, nb::typed<nb::tuple, nb::object, nb::ellipsis>>;
+
 constexpr int64_t kMaxWidth = 1024;
 
 void require_inside(const Rows& rows, int64_t stride, int64_t table_rows, int threads,
@@ -123,8 +126,8 @@ void check_state(UpdateTask& task, int index, const nb::handle& state, int64_t r
   task.state[index] = matrix.data();
 }
 
-int64_t update_array(int optimizer, const Table& table, const nb::tuple& states, const Rows& rows,
-                     const Vector<const int64_t>& columns, const nb::list& bags,
+int64_t update_array(int optimizer, const Table& table, const States& states, const Rows& rows,
+                     const Vector<const int64_t>& columns, const Bags& bags,
                      const ConstTable& grad, double learning_rate, double eps, double beta1,
                      double beta2, int64_t step, int threads) {
   UpdateTask task{};
