@@ -113,6 +113,10 @@ class TableEngine(ABC):
         """The rows float32[rows, width] themselves: writing here writes the table."""
         return self._tensors["weight"]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of `state`, live: writing there writes the table."""
+        return dict(self._tensors)
+
     def state(self) -> dict[str, NDArray[np.float32]]:
         """Everything training changed, beside `scalars`: "weight" and the optimizer's "momentum1",
         "momentum2".
