@@ -9,6 +9,7 @@ touching a row.
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -207,3 +208,42 @@ def seek(block_rows: Counts, consumed: int) -> tuple[int, int]:
     ends = np.cumsum(block_rows)
     place = int(np.searchsorted(ends, consumed, side="right"))
     return place, consumed - int(ends[place - 1] if place else 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochOrder:
+    """The order of one epoch: the blocks of each stream, and what each gives to each batch."""
+
+    blocks: Blocks
+    stream_blocks: tuple[Counts, ...]
+    plan: BatchPlan
+
+    @classmethod
+    def build(
+        cls,
+        row_groups: Sequence[Sequence[int]],
+        *,
+        streams: int,
+        block_rows: int,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        shuffle: bool,
+    ) -> Self:
+        """Resolves the order of an epoch from the row counts in the footers."""
+        blocks = cut_blocks(row_groups, block_rows)
+        stream_blocks = deal_blocks(
+            blocks, streams=streams, seed=seed, epoch=epoch, shuffle=shuffle
+        )
+        rows = [int(blocks.num_rows[numbers].sum()) for numbers in stream_blocks]
+        return cls(blocks=blocks, stream_blocks=stream_blocks, plan=plan_batches(rows, batch_size))
+
+    @property
+    def num_steps(self) -> int:
+        """Global batches of the epoch."""
+        return self.plan.num_steps
+
+    def seek(self, step: int, stream: int) -> tuple[int, int]:
+        """Returns where a stream stands before a step: (place in its blocks, rows of it given)."""
+        consumed = int(self.plan.consumed(step)[stream])
+        return seek(self.blocks.num_rows[self.stream_blocks[stream]], consumed)
