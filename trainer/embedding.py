@@ -281,10 +281,9 @@ class UnifiedEmbedding(nn.Module):
                 error_msgs,
             )
             return
-        missing, unexpected, errors = load_table(self.engine, state_dict, prefix, saved, strict)
-        if strict:
-            missing_keys.extend(missing)
-            unexpected_keys.extend(unexpected)
+        missing, unexpected, errors = load_table(self.engine, state_dict, prefix, saved)
+        missing_keys.extend(missing)
+        unexpected_keys.extend(unexpected)
         error_msgs.extend(errors)
-        if saved is not None and not errors and not (strict and missing):
+        if saved is not None and not errors:
             self._reader.key_classes.update(saved.key_classes)

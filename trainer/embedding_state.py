@@ -87,49 +87,44 @@ class EmbeddingState(BaseModel):
 
 
 def load_table(
-    engine: TableEngine,
-    state_dict: dict[str, Any],
-    prefix: str,
-    saved: EmbeddingState | None,
-    strict: bool,
+    engine: TableEngine, state_dict: dict[str, Any], prefix: str, saved: EmbeddingState | None
 ) -> tuple[list[str], list[str], list[str]]:
     """Reads a fused table out of a state dict; returns missing keys, unexpected keys and errors.
 
-    With strict=False, and where the optimizer's state is absent or another optimizer's, the rows
-    alone are read. Nothing is read where there are errors, or where `strict` finds missing keys.
+    Where the optimizer's state is absent or another optimizer's, its keys count as missing and the
+    rows alone are read, which is what `strict=False` asks for (torch tells no module whether it is
+    strict). Nothing is read where a shape is wrong.
     """
     tensors = engine.tensors()
     missing = [name for name in tensors if f"{prefix}{name}" not in state_dict]
+    scalars = None if saved is None else saved.scalars
+    optimizer = engine.optimizer if scalars is None else scalars.get("optimizer")
+    if optimizer != engine.optimizer:
+        note = f'of optimizer "{engine.optimizer}" (the saved state is of "{optimizer}")'
+        missing = [name for name in missing if name == "weight"]
+        missing += [f"{name} {note}" for name in tensors if name != "weight"]
     if saved is None:
         missing.append(EXTRA)
-    known = {*tensors, EXTRA}
     own = (key.removeprefix(prefix) for key in state_dict if key.startswith(prefix))
-    unexpected = [name for name in own if name not in known]
-    scalars = None if saved is None else saved.scalars
-    is_same_optimizer = scalars is not None and scalars.get("optimizer") == engine.optimizer
-    wanted = set(tensors) - set(missing)
-    if not strict and not is_same_optimizer:
-        wanted &= {"weight"}
-    errors = []
-    for name in sorted(wanted):
-        shape = state_dict[prefix + name].shape
-        if shape != tensors[name].shape:
-            errors.append(
-                f"size mismatch for {prefix}{name}: {list(shape)} in the checkpoint, "
-                f"{list(tensors[name].shape)} in the table"
-            )
-    if errors or (strict and missing):
-        return _under(prefix, missing), _under(prefix, unexpected), errors
+    unexpected = [name for name in own if name not in tensors and name != EXTRA]
+    is_whole = scalars is not None and not missing and optimizer == engine.optimizer
+    wanted = list(tensors) if is_whole else [n for n in ("weight",) if prefix + n in state_dict]
+    errors = [
+        f"size mismatch for {prefix}{name}: {list(state_dict[prefix + name].shape)} in the "
+        f"checkpoint, {list(tensors[name].shape)} in the table"
+        for name in wanted
+        if state_dict[prefix + name].shape != tensors[name].shape
+    ]
 
     def read(name: str, first: int, last: int, out: NDArray[np.float32]) -> None:
         torch.from_numpy(out).copy_(state_dict[prefix + name][first:last])
 
-    if scalars is not None and not missing and (strict or is_same_optimizer):
+    if not errors and is_whole and scalars is not None:
         engine.load_state(read, scalars)
-    elif "weight" in wanted:
+    elif not errors and wanted:
         with torch.no_grad():
             engine.weight.copy_(state_dict[f"{prefix}weight"])
-    return _under(prefix, missing), _under(prefix, unexpected), []
+    return _under(prefix, missing), _under(prefix, unexpected), errors
 
 
 def _under(prefix: str, names: list[str]) -> list[str]:

@@ -197,13 +197,21 @@ def _arrow(values: Any, feature: Feature) -> Any:
             "give a list or an array with one value for each sample",
         )
     try:
-        return pa.array(values)
+        return _array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as exc:
         raise DataError(
             f'{WHERE}: "{feature.column}" got a {type(values).__name__} that is no column of ids: '
             f"{exc}",
             "give integers or strings, all of one kind, in one list or one-dimensional array",
         ) from exc
+
+
+def _array(values: Any) -> Any:
+    try:
+        return pa.array(values)
+    except OverflowError:
+        # Arrow takes Python integers for signed ones.
+        return pa.array(values, pa.uint64())
 
 
 def _bags(values: Any, feature: Feature) -> Any:
