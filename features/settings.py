@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kMGT]?i?B)\s*")
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?i?B)\s*")
 _UNITS = {unit: 1000**power for power, unit in enumerate(["B", "kB", "MB", "GB", "TB"])} | {
     unit: 1024**power for power, unit in enumerate(["B", "KiB", "MiB", "GiB", "TiB"])
 }
