@@ -23,12 +23,18 @@ from rich.text import Text
 _PLAIN_WIDTH = 120
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # rich would exit with 1 here; the command line ends as other programs do.
+        raise BrokenPipeError
+
+
 @cache
 def _console(*, stderr: bool) -> Console:
     """One console a stream, so that log lines are printed above a running progress bar."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _PLAIN_WIDTH
-    return Console(stderr=stderr, highlight=False, width=width, soft_wrap=False)
+    return _Console(stderr=stderr, highlight=False, width=width, soft_wrap=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +47,16 @@ class Output:
 
     def result(self, document: Mapping[str, Any], render: Callable[[Console], None]) -> None:
         """Prints the outcome of a command: `document` as JSON, or what `render` draws of it."""
-        if self.json:
-            text = json.dumps(document, ensure_ascii=False, allow_nan=False, default=_plain)
-            sys.stdout.write(text + "\n")
-        elif not self.quiet:
-            render(_console(stderr=False))
-        sys.stdout.flush()
+        try:
+            if self.json:
+                text = json.dumps(document, ensure_ascii=False, allow_nan=False, default=_plain)
+                sys.stdout.write(text + "\n")
+            elif not self.quiet:
+                render(_console(stderr=False))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Without its number: typer would take it for its own and exit with 1.
+            raise BrokenPipeError from None
 
     def note(self, text: str) -> None:
         """Says in passing what the command does or decides, on stderr."""

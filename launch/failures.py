@@ -27,6 +27,10 @@ _FIXES = {
 }
 
 
+# Packages the base installation does without.
+_TRAINING_PACKAGES = ("torch", "tensorboard", "safetensors")
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """How a failed command ends."""
@@ -45,6 +49,13 @@ def describe(exc: BaseException) -> Failure:
         where = exc.filename2 or exc.filename
         place = f"{os.fsdecode(where)}: " if isinstance(where, str | bytes) else ""
         return Failure(f"{place}{os.strerror(exc.errno).lower()}", fix, exit_code)
+    if isinstance(exc, ImportError):
+        package = (exc.name or "").partition(".")[0]
+        if package == "native":
+            return Failure("the native module is not built", "run `make native`", 1)
+        if package in _TRAINING_PACKAGES:
+            fix = "pip install 'muxtable[train]'"
+            return Failure(f"this command needs {package}, which is not installed", fix, 1)
     if isinstance(exc, MemoryError):
         return Failure(
             "out of memory",

@@ -103,10 +103,10 @@ def _lines(path: Path) -> list[str]:
 
 def _native() -> dict[str, Any]:
     try:
-        from native import kernels
+        from native.kernels import instruction_set
     except ImportError as exc:
         return {"available": False, "reason": f"{exc}; run `make native`"}
-    return {"available": True, "instruction_set": kernels.instruction_set()}
+    return {"available": True, "instruction_set": instruction_set()}
 
 
 def _torch() -> dict[str, Any]:
