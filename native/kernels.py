@@ -86,6 +86,12 @@ def update(
     number = _OPTIMIZERS.get(optimizer)
     if number is None:
         raise ValueError(f'optimizer "{optimizer}" is none of {", ".join(_OPTIMIZERS)}')
+    check_state = vector if optimizer == "rowwise_adagrad" else matrix
+    for place, state in enumerate(states):
+        check_state(state, np.float32, f"states[{place}]")
+    for place, (bag_rows, offsets, _, _) in enumerate(bags):
+        matrix(bag_rows, np.int64, f"bags[{place}].rows")
+        vector(offsets, np.int64, f"bags[{place}].offsets")
     return _native.update(
         number,
         matrix(table, np.float32, "table"),

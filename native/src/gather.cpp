@@ -10,6 +10,16 @@ namespace {
 // Work below this many rows runs on one thread: starting a second costs microseconds.
 constexpr int64_t kSmall = 2048;
 
+// Whether to write around the caches: the output is larger than them and made of whole lines.
+bool should_stream(const GatherTask& task) {
+  constexpr int64_t kLine = 16, kCacheBytes = 24 << 20;
+  const int64_t bytes = task.num_samples * task.num_lookups * task.width * 4;
+  bool aligned = task.width % kLine == 0 && task.out_stride % kLine == 0 &&
+                 reinterpret_cast<uintptr_t>(task.out) % 64 == 0;
+  for (int64_t l = 0; l < task.num_lookups; ++l) aligned &= task.columns[l] % kLine == 0;
+  return aligned && bytes > kCacheBytes;
+}
+
 }  // namespace
 
 int64_t first_outside(const RowMatrix& rows, int64_t table_rows, int threads) {
@@ -27,10 +37,11 @@ int64_t first_outside(const RowMatrix& rows, int64_t table_rows, int threads) {
   return -1;  // not reached
 }
 
-void gather(const GatherTask& task, int threads) {
+void gather(GatherTask task, int threads) {
   const Loops& isa = loops();
+  task.streaming = should_stream(task);
   const int64_t lookups = std::max<int64_t>(1, task.num_lookups);
-  const int64_t block = std::max<int64_t>(1, 1024 / lookups);
+  const int64_t block = std::max<int64_t>(1, 2048 / lookups);
 #pragma omp parallel for schedule(static) num_threads(threads) \
     if (threads > 1 && task.num_samples * lookups > kSmall)
   for (int64_t first = 0; first < task.num_samples; first += block)

@@ -14,7 +14,7 @@ struct RowMatrix {
 };
 int64_t first_outside(const RowMatrix& rows, int64_t table_rows, int threads);
 
-void gather(const GatherTask& task, int threads);
+void gather(GatherTask task, int threads);
 void gather_bags(const BagTask& task, int64_t num_samples, int threads);
 
 }  // namespace muxtable

@@ -1,157 +1,254 @@
 #include "update.h"
 
+#include <omp.h>
+
 #include <algorithm>
-#include <memory>
-#include <mutex>
+#include <exception>
 
 #include "dispatch.h"
+#include "workspace.h"
 
 namespace muxtable {
 namespace {
 
-// Grows without keeping or clearing its old contents.
-template <typename Item>
-class Buffer {
- public:
-  Item* reserve(int64_t size) {
-    if (size > size_) {
-      items_.reset();
-      items_.reset(new Item[static_cast<size_t>(size + size / 4)]);
-      size_ = size + size / 4;
+constexpr int64_t kBucketEntries = 1024;  // aimed at: its working memory stays in the L2 cache
+constexpr int64_t kMaxBuckets = 1 << 16;
+constexpr int64_t kChunkEntries = 8192;
+constexpr int64_t kThreadEntries = 4096;  // a thread with less costs more than it saves
+
+// A run of a lookup's row numbers. The gradient of a univalent lookup's sample b lies at
+// offset + b * stride; a bag's values share the one of their sample.
+struct Chunk {
+  const int64_t* rows;
+  const int64_t* offsets;  // of the bags, or nullptr
+  int64_t first, last;     // samples
+  uint64_t offset;
+  int64_t stride;
+
+  int64_t size() const { return offsets ? offsets[last] - offsets[first] : last - first; }
+
+  template <typename Visit>
+  void for_each(const Visit& visit) const {
+    if (offsets == nullptr) {
+      for (int64_t b = first; b < last; ++b)
+        visit(rows[b], offset + static_cast<uint64_t>(b * stride));
+      return;
     }
-    return items_.get();
+    for (int64_t b = first; b < last; ++b)
+      for (int64_t i = offsets[b]; i < offsets[b + 1]; ++i)
+        visit(rows[i], offset + static_cast<uint64_t>(b * stride));
   }
-  Item* get() const { return items_.get(); }
 
- private:
-  std::unique_ptr<Item[]> items_;
-  int64_t size_ = 0;
-};
-
-struct ThreadScratch {
-  Buffer<uint64_t> slots, sorted;
-  Buffer<uint32_t> unique, starts, rows;
-
-  Scratch reserve(int64_t entries) {
-    return {slots.reserve(num_slots(entries)), unique.reserve(entries), starts.reserve(entries + 1),
-            rows.reserve(entries), sorted.reserve(entries)};
+  // The same without where the gradients lie.
+  template <typename Visit>
+  void for_each_row(const Visit& visit) const {
+    const int64_t begin = offsets ? offsets[first] : first, end = offsets ? offsets[last] : last;
+    for (int64_t i = begin; i < end; ++i) visit(rows[i]);
   }
 };
 
-// Kept between steps, so that none starts with page faults.
-struct Workspace {
-  Buffer<uint64_t> entries;
-  Buffer<int64_t> starts;
-  Buffer<float> scaled;
-  std::vector<ThreadScratch> threads;
+// The gradient of bags pooled by mean, divided by their lengths once instead of for each value.
+struct ScaledBag {
+  const BagRows* bag;
+  int64_t start;  // in the scaled buffer: [samples, lookups * width]
 };
 
-// Lends workspaces; concurrent steps (on different tables) get different ones.
-class Pool {
- public:
-  std::unique_ptr<Workspace> take() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (free_.empty()) return std::make_unique<Workspace>();
-    std::unique_ptr<Workspace> workspace = std::move(free_.back());
-    free_.pop_back();
-    return workspace;
-  }
-  void give(std::unique_ptr<Workspace> workspace) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(std::move(workspace));
-  }
+struct Plan {
+  std::vector<Chunk> chunks;  // in the order in which gradients of one row are summed
+  std::vector<ScaledBag> scaled;
+  int64_t num_entries = 0;
+  int64_t scaled_size = 0;
 
- private:
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Workspace>> free_;
-};
-
-Pool& pool() {
-  static Pool* const instance = new Pool;  // never destroyed: threads may outlive static objects
-  return *instance;
-}
-
-template <typename Visit>
-void for_each_entry(const BatchRows& batch, const std::vector<int64_t>& scaled_at, int64_t width,
-                    Visit visit) {
-  for (int64_t l = 0; l < batch.num_lookups; ++l)
-    for (int64_t b = 0; b < batch.num_samples; ++b)
-      visit(batch.rows[l * batch.row_stride + b],
-            static_cast<uint64_t>(b * batch.gradient_stride + batch.columns[l]));
-  for (size_t g = 0; g < batch.bags.size(); ++g) {
-    const BagRows& bag = batch.bags[g];
-    for (int64_t k = 0; k < bag.num_lookups; ++k)
-      for (int64_t b = 0; b < batch.num_samples; ++b) {
-        const uint64_t offset =
-            bag.mean ? (uint64_t{1} << kScaledBit) |
-                           static_cast<uint64_t>(scaled_at[g] + (b * bag.num_lookups + k) * width)
-                     : static_cast<uint64_t>(b * batch.gradient_stride + bag.column + k * width);
-        for (int64_t i = bag.offsets[b]; i < bag.offsets[b + 1]; ++i)
-          visit(bag.rows[k * bag.row_stride + i], offset);
+  // Cuts one lookup into chunks of about kChunkEntries.
+  void add(Chunk lookup, int64_t num_samples) {
+    while (lookup.first < num_samples) {
+      if (lookup.offsets == nullptr) {
+        lookup.last = std::min(lookup.first + kChunkEntries, num_samples);
+      } else {
+        const int64_t aim = lookup.offsets[lookup.first] + kChunkEntries;
+        const int64_t* const end = lookup.offsets + num_samples;
+        const int64_t* const at = std::lower_bound(lookup.offsets + lookup.first + 1, end, aim);
+        lookup.last = at - lookup.offsets;
       }
+      if (lookup.size() > 0) chunks.push_back(lookup);
+      num_entries += lookup.size();
+      lookup.first = lookup.last;
+    }
   }
+
+  Plan(const BatchRows& batch, int64_t width) {
+    const int64_t n = batch.num_samples;
+    for (int64_t l = 0; l < batch.num_lookups; ++l)
+      add({batch.rows + l * batch.row_stride, nullptr, 0, 0,
+           static_cast<uint64_t>(batch.columns[l]), batch.gradient_stride},
+          n);
+    for (const BagRows& bag : batch.bags) {
+      uint64_t offset = static_cast<uint64_t>(bag.column);
+      int64_t stride = batch.gradient_stride;
+      if (bag.mean) {
+        offset = (uint64_t{1} << kScaledBit) | static_cast<uint64_t>(scaled_size);
+        stride = bag.num_lookups * width;
+        scaled.push_back({&bag, scaled_size});
+        scaled_size += n * stride;
+      }
+      for (int64_t k = 0; k < bag.num_lookups; ++k)
+        add({bag.rows + k * bag.row_stride, bag.offsets, 0, 0,
+             offset + static_cast<uint64_t>(k * width), stride},
+            n);
+    }
+  }
+};
+
+// Rows of one bucket: 2^shift of them.
+int bucket_shift(int64_t table_rows, int64_t num_entries) {
+  const int64_t wanted = std::min(num_entries / kBucketEntries + 1, kMaxBuckets);
+  int shift = 0;
+  while (((table_rows - 1) >> shift) >= wanted && (int64_t{1} << (shift + 1)) <= kMaxBucketRows)
+    ++shift;
+  return shift;
 }
+
+class Run {
+ public:
+  Run(UpdateTask task, const BatchRows& batch, int64_t table_rows, int threads)
+      : task_(task), batch_(batch), plan_(batch, task.width) {
+    num_entries_ = plan_.num_entries;
+    if (num_entries_ == 0) return;
+    shift_ = bucket_shift(table_rows, num_entries_);
+    num_buckets_ = ((table_rows - 1) >> shift_) + 1;
+    threads_ = static_cast<int>(
+        std::min<int64_t>(threads, std::max<int64_t>(1, num_entries_ / kThreadEntries)));
+    entries_ = workspace_->entries.reserve(num_entries_);
+    // A count for each thread and bucket, then the ends of all buckets and the order they run in.
+    counts_ = workspace_->counts.reserve((threads_ + 2) * num_buckets_);
+    ends_ = counts_ + threads_ * num_buckets_;
+    order_ = ends_ + num_buckets_;
+    scaled_ = workspace_->scaled.reserve(plan_.scaled_size);
+    task_.gradients[1] = scaled_;
+    workspace_->threads.resize(std::max<size_t>(workspace_->threads.size(), threads_));
+  }
+
+  int64_t run() {
+    if (num_entries_ == 0) return 0;
+    int64_t num_unique = 0;
+    // Nothing may be thrown out of a parallel region: what fails inside is kept for later.
+    std::exception_ptr failure;
+#pragma omp parallel num_threads(threads_) if (threads_ > 1) reduction(+ : num_unique)
+    {
+      const int thread = omp_get_thread_num(), team = omp_get_num_threads();
+      scale(thread, team);
+      count(thread, team);
+#pragma omp barrier
+#pragma omp master
+      {
+        try {
+          place(team);
+        } catch (...) {
+          failure = std::current_exception();
+        }
+      }
+#pragma omp barrier
+      if (!failure) {
+        scatter(thread, team);
+#pragma omp barrier
+        const Scratch scratch = workspace_->threads[static_cast<size_t>(thread)].reserve(largest_);
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int64_t i = 0; i < num_buckets_; ++i) num_unique += bucket(order_[i], scratch);
+      }
+    }
+    if (failure) std::rethrow_exception(failure);
+    return num_unique;
+  }
+
+ private:
+  void scale(int thread, int team) {
+    for (const ScaledBag& scaled : plan_.scaled) {
+      const BagRows& bag = *scaled.bag;
+      const int64_t length = bag.num_lookups * task_.width, n = batch_.num_samples;
+      for (int64_t b = n * thread / team; b < n * (thread + 1) / team; ++b) {
+        const int64_t values = bag.offsets[b + 1] - bag.offsets[b];
+        if (values > 0)
+          isa_.scale(task_.gradients[0] + b * batch_.gradient_stride + bag.column,
+                     1.0f / static_cast<float>(values), scaled_ + scaled.start + b * length, length);
+      }
+    }
+  }
+
+  // The chunks of a thread: consecutive, so that entries of a bucket keep their order.
+  template <typename Visit>
+  void for_chunks(int thread, int team, const Visit& visit) const {
+    const int64_t n = static_cast<int64_t>(plan_.chunks.size());
+    for (int64_t c = n * thread / team; c < n * (thread + 1) / team; ++c)
+      visit(plan_.chunks[static_cast<size_t>(c)]);
+  }
+
+  void count(int thread, int team) {
+    int64_t* const counts = counts_ + thread * num_buckets_;
+    std::fill(counts, counts + num_buckets_, 0);
+    const int shift = shift_;
+    for_chunks(thread, team, [&](const Chunk& chunk) {
+      chunk.for_each_row([&](int64_t row) { ++counts[row >> shift]; });
+    });
+  }
+
+  // Turns counts into places: bucket by bucket, threads in order inside.
+  void place(int team) {
+    int64_t at = 0;
+    largest_ = 0;
+    for (int64_t p = 0; p < num_buckets_; ++p) {
+      const int64_t begin = at;
+      for (int t = 0; t < team; ++t) {
+        const int64_t count = counts_[t * num_buckets_ + p];
+        counts_[t * num_buckets_ + p] = at;
+        at += count;
+      }
+      ends_[p] = at;
+      order_[p] = p;
+      largest_ = std::max(largest_, at - begin);
+    }
+    // Large buckets first: one that started last would leave the other threads waiting.
+    std::stable_partition(order_, order_ + num_buckets_,
+                          [&](int64_t p) { return size(p) > 4 * kBucketEntries; });
+    for (int t = 0; t < team; ++t) workspace_->threads[static_cast<size_t>(t)].reserve(largest_);
+  }
+
+  void scatter(int thread, int team) {
+    int64_t* const places = counts_ + thread * num_buckets_;
+    uint64_t* const entries = entries_;
+    const int shift = shift_;
+    const int64_t mask = (int64_t{1} << shift) - 1;
+    for_chunks(thread, team, [&](const Chunk& chunk) {
+      chunk.for_each([&](int64_t row, uint64_t offset) {
+        entries[places[row >> shift]++] =
+            (static_cast<uint64_t>(row & mask) << kOffsetBits) | offset;
+      });
+    });
+  }
+
+  int64_t begin(int64_t p) const { return p == 0 ? 0 : ends_[p - 1]; }
+  int64_t size(int64_t p) const { return ends_[p] - begin(p); }
+
+  int64_t bucket(int64_t p, const Scratch& scratch) const {
+    if (size(p) == 0) return 0;
+    return isa_.update(task_, p << shift_, entries_ + begin(p), size(p), scratch);
+  }
+
+  const Loops& isa_ = loops();
+  UpdateTask task_;
+  const BatchRows& batch_;
+  Plan plan_;
+  Lease workspace_;
+  int64_t num_entries_ = 0, num_buckets_ = 0, largest_ = 0;
+  int shift_ = 0, threads_ = 1;
+  uint64_t* entries_ = nullptr;
+  int64_t *counts_ = nullptr, *ends_ = nullptr, *order_ = nullptr;
+  float* scaled_ = nullptr;
+};
 
 }  // namespace
 
-int64_t update(UpdateTask task, const BatchRows& batch, int64_t table_rows, int threads) {
-  const Loops& isa = loops();
-  int64_t num_entries = batch.num_samples * batch.num_lookups;
-  int64_t scaled_size = 0;
-  std::vector<int64_t> scaled_at;
-  for (const BagRows& bag : batch.bags) {
-    num_entries += bag.num_lookups * (bag.offsets[batch.num_samples] - bag.offsets[0]);
-    scaled_at.push_back(scaled_size);
-    if (bag.mean) scaled_size += batch.num_samples * bag.num_lookups * task.width;
-  }
-  if (num_entries == 0) return 0;
-  std::unique_ptr<Workspace> workspace = pool().take();
-
-  float* const scaled = workspace->scaled.reserve(scaled_size);
-  for (size_t g = 0; g < batch.bags.size(); ++g) {
-    const BagRows& bag = batch.bags[g];
-    if (!bag.mean) continue;
-    const int64_t length = bag.num_lookups * task.width;
-    for (int64_t b = 0; b < batch.num_samples; ++b) {
-      const int64_t count = bag.offsets[b + 1] - bag.offsets[b];
-      if (count > 0)
-        isa.scale(task.gradients[0] + b * batch.gradient_stride + bag.column,
-                  1.0f / static_cast<float>(count), scaled + scaled_at[g] + b * length, length);
-    }
-  }
-  task.gradients[1] = scaled;
-
-  int shift = 0;
-  while ((table_rows >> shift) > num_entries / 1024 + 1 || (table_rows >> shift) > 65536) ++shift;
-  while ((int64_t{1} << shift) > kMaxBucketRows) --shift;
-  const int64_t num_buckets = (table_rows >> shift) + 1;
-  int64_t* const starts = workspace->starts.reserve(num_buckets + 1);
-  std::fill(starts, starts + num_buckets + 1, 0);
-  for_each_entry(batch, scaled_at, task.width, [&](int64_t row, uint64_t) { ++starts[row >> shift]; });
-  int64_t place = 0, largest = 0;
-  for (int64_t p = 0; p <= num_buckets; ++p) {
-    const int64_t count = starts[p];
-    starts[p] = place;
-    place += count;
-    largest = std::max(largest, count);
-  }
-  uint64_t* const entries = workspace->entries.reserve(num_entries);
-  const int64_t mask = (int64_t{1} << shift) - 1;
-  for_each_entry(batch, scaled_at, task.width, [&](int64_t row, uint64_t offset) {
-    entries[starts[row >> shift]++] = (static_cast<uint64_t>(row & mask) << kOffsetBits) | offset;
-  });
-
-  workspace->threads.resize(std::max<size_t>(workspace->threads.size(), 1));
-  const Scratch scratch = workspace->threads[0].reserve(largest);
-  int64_t unique = 0, begin = 0;
-  for (int64_t p = 0; p < num_buckets; ++p) {
-    if (starts[p] > begin)
-      unique += isa.update(task, p << shift, entries + begin, starts[p] - begin, scratch);
-    begin = starts[p];
-  }
-  (void)threads;
-  pool().give(std::move(workspace));
-  return unique;
+int64_t update(const UpdateTask& task, const BatchRows& batch, int64_t table_rows, int threads) {
+  return Run(task, batch, table_rows, threads).run();
 }
 
 }  // namespace muxtable

@@ -28,6 +28,6 @@ struct BatchRows {
 };
 
 // Applies the step and returns the number of distinct rows. All rows are inside the table.
-int64_t update(UpdateTask task, const BatchRows& batch, int64_t table_rows, int threads);
+int64_t update(const UpdateTask& task, const BatchRows& batch, int64_t table_rows, int threads);
 
 }  // namespace muxtable
