@@ -194,23 +194,34 @@ int64_t update_array(int optimizer, const Table& table, const States& states, co
   return update(task, batch, table_rows, threads);
 }
 
-float limit_gather_array(const ConstTable& table, const Vector<const int64_t>& rows, int threads) {
-  require(length(table, 1) == 32, "the limit is measured on rows of 32 floats");
+// The rows a limit touches: as wide as the loops, inside the table.
+int64_t checked_limit(const ConstTable& table, const Vector<const int64_t>& rows, int threads) {
+  require_length(length(table, 1), 32, "a row of the table");
+  checked_threads(threads);
   const int64_t stride = matrix_stride(table, "table");
-  nb::gil_scoped_release release;
-  return limit_gather(table.data(), stride, rows.data(), length(rows), checked_threads(threads));
+  const RowMatrix matrix{rows.data(), length(rows), 1, length(rows)};
+  if (first_outside(matrix, length(table, 0), threads) >= 0)
+    throw std::out_of_range("rows leave the table");
+  return stride;
 }
 
-void limit_modify_array(const Table& table, const Vector<const int64_t>& rows, int threads) {
-  require(length(table, 1) == 32, "the limit is measured on rows of 32 floats");
-  const int64_t stride = matrix_stride(table, "table");
+float limit_read_rows_array(const ConstTable& table, const Vector<const int64_t>& rows,
+                            int threads) {
+  const int64_t stride = checked_limit(table, rows, threads);
   nb::gil_scoped_release release;
-  limit_modify(table.data(), stride, rows.data(), length(rows), checked_threads(threads));
+  return limit_read_rows(table.data(), stride, rows.data(), length(rows), threads);
 }
 
-float limit_read_array(const Vector<const float>& data, int threads) {
+void limit_change_rows_array(const Table& table, const Vector<const int64_t>& rows, int threads) {
+  const int64_t stride = checked_limit(ConstTable(table), rows, threads);
   nb::gil_scoped_release release;
-  return limit_read(data.data(), length(data), checked_threads(threads));
+  limit_change_rows(table.data(), stride, rows.data(), length(rows), threads);
+}
+
+float limit_read_all_array(const Vector<const float>& data, int threads) {
+  checked_threads(threads);
+  nb::gil_scoped_release release;
+  return limit_read_all(data.data(), length(data), threads);
 }
 
 }  // namespace
@@ -224,11 +235,11 @@ void bind_tables(nb::module_& module) {
   module.def("update", &update_array, "optimizer"_a, "table"_a.noconvert(), "states"_a,
              "rows"_a.noconvert(), "columns"_a.noconvert(), "bags"_a, "grad"_a.noconvert(),
              "learning_rate"_a, "eps"_a, "beta1"_a, "beta2"_a, "step"_a, "threads"_a);
-  module.def("limit_gather", &limit_gather_array, "table"_a.noconvert(), "rows"_a.noconvert(),
-             "threads"_a);
-  module.def("limit_modify", &limit_modify_array, "table"_a.noconvert(), "rows"_a.noconvert(),
-             "threads"_a);
-  module.def("limit_read", &limit_read_array, "data"_a.noconvert(), "threads"_a);
+  module.def("limit_read_rows", &limit_read_rows_array, "table"_a.noconvert(),
+             "rows"_a.noconvert(), "threads"_a);
+  module.def("limit_change_rows", &limit_change_rows_array, "table"_a.noconvert(),
+             "rows"_a.noconvert(), "threads"_a);
+  module.def("limit_read_all", &limit_read_all_array, "data"_a.noconvert(), "threads"_a);
 }
 
 }  // namespace muxtable

@@ -1,18 +1,18 @@
-// What the machine can do at best, measured beside the kernels.
+// What the machine can do at best, measured beside the kernels: rows of 32 floats, touched at random.
 #pragma once
 
 #include <cstdint>
 
 namespace muxtable {
 
-// Reads `count` random rows of `stride` floats (the first 32 of each) into a running sum.
-float limit_gather(const float* table, int64_t stride, const int64_t* rows, int64_t count,
-                   int threads);
+// Reads n rows and adds them up.
+float limit_read_rows(const float* table, int64_t stride, const int64_t* rows, int64_t n,
+                      int threads);
 
-// Reads, changes and writes the first 32 floats of `count` random rows.
-void limit_modify(float* table, int64_t stride, const int64_t* rows, int64_t count, int threads);
+// Reads, halves and writes n distinct rows.
+void limit_change_rows(float* table, int64_t stride, const int64_t* rows, int64_t n, int threads);
 
-// Reads `count` floats one after another.
-float limit_read(const float* data, int64_t count, int threads);
+// Reads n floats that lie one after another.
+float limit_read_all(const float* data, int64_t n, int threads);
 
 }  // namespace muxtable

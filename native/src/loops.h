@@ -96,6 +96,10 @@ struct Loops {
                     int64_t num_entries, const Scratch& scratch);
   // Scales `width` gradients by `scale`.
   void (*scale)(const float* in, float scale, float* out, int64_t width);
+  // The limits: what the memory gives when nothing else is done. Rows are 32 floats.
+  float (*read_rows)(const float* table, int64_t stride, const int64_t* rows, int64_t n);
+  void (*change_rows)(float* table, int64_t stride, const int64_t* rows, int64_t n);
+  float (*read_all)(const float* data, int64_t n);
 };
 
 // Slots of the hash table for a bucket of that many entries: a power of two, at most half full.

@@ -15,12 +15,14 @@
 
 #include "update.inl"
 
+#include "limit.inl"
+
 namespace muxtable {
 namespace MUXTABLE_ISA {
 
 extern const Loops loops;
 const Loops loops = {mix,    combine,     hash,   largest,  uniform,
-                     gather, gather_bags, update, scale_row};
+                     gather, gather_bags, update, scale_row, read_rows, change_rows, read_all};
 
 }  // namespace MUXTABLE_ISA
 }  // namespace muxtable

@@ -1,0 +1,44 @@
+// The fastest way to touch rows at random and in order, doing nothing with them.
+
+namespace muxtable {
+namespace MUXTABLE_ISA {
+namespace {
+
+constexpr int64_t kLimitAhead = 24;
+
+float read_rows(const float* table, int64_t stride, const int64_t* rows, int64_t n) {
+  Chunk total = broadcast(0), other = broadcast(0);
+  for (int64_t i = 0; i < n; ++i) {
+    if (i + kLimitAhead < n)
+      prefetch_row<2, false>(table + rows[i + kLimitAhead] * stride, 2 * kLanes - 1);
+    const float* const row = table + rows[i] * stride;
+    total = total + load(row);
+    other = other + load(row + kLanes);
+  }
+  return sum(total + other);
+}
+
+void change_rows(float* table, int64_t stride, const int64_t* rows, int64_t n) {
+  const Chunk half = broadcast(0.5f);
+  for (int64_t i = 0; i < n; ++i) {
+    if (i + kLimitAhead < n)
+      prefetch_row<2, true>(table + rows[i + kLimitAhead] * stride, 2 * kLanes - 1);
+    float* const row = table + rows[i] * stride;
+    store(row, load(row) * half);
+    store(row + kLanes, load(row + kLanes) * half);
+  }
+}
+
+float read_all(const float* data, int64_t n) {
+  Chunk total[4] = {broadcast(0), broadcast(0), broadcast(0), broadcast(0)};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+    for (int c = 0; c < 4; ++c) total[c] = total[c] + load(data + i + c * kLanes);
+  float rest = 0;
+  for (; i < n; ++i) rest += data[i];
+  return rest + sum((total[0] + total[1]) + (total[2] + total[3]));
+}
+
+}  // namespace
+}  // namespace MUXTABLE_ISA
+}  // namespace muxtable
