@@ -35,11 +35,11 @@ def check_columns(
     for path, schema in schemas:
         for feature in (*feature_set.features, *feature_set.dense):
             for column in feature.columns:
-                _check_present(column, schema, path, f'feature "{feature.name}"')
+                find_column(column, schema, path, f'feature "{feature.name}"')
             _check_feature(feature, schema, path, classes.get(feature.name))
         for role, name in (("label", feature_set.label), ("weight", feature_set.weight)):
             if name is not None:
-                _check_present(name, schema, path, f"the {role}")
+                find_column(name, schema, path, f"the {role}")
                 check_role_type(schema.field(name).type, name, role, path)
     for column, derived in _embedded_columns(feature_set).items():
         check_agreement(
@@ -47,7 +47,8 @@ def check_columns(
         )
 
 
-def _check_present(column: str, schema: Any, path: str, user: str) -> None:
+def find_column(column: str, schema: Any, path: str, user: str) -> None:
+    """Raises DataError, with the nearest right name, where a file has no such column."""
     if column in schema.names:
         return
     near = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
