@@ -84,11 +84,14 @@ class Meter:
         self._losses: deque[float] = deque(maxlen=100)
         self._marks: deque[tuple[float, int, int]] = deque(maxlen=40)
         self._due = time.monotonic()
+        self._rate_mark = (self._due, 0)
 
     def restart(self, step: int, samples: int) -> None:
         """Forgets the speed: what follows must not count a pause in."""
+        now = time.monotonic()
         self._marks.clear()
-        self._marks.append((time.monotonic(), step, samples))
+        self._marks.append((now, step, samples))
+        self._rate_mark = now, samples
 
     def add(self, logits: NDArray[Any], labels: NDArray[Any], loss: float) -> None:
         """Counts a trained batch."""
@@ -100,6 +103,13 @@ class Meter:
             ring[: count - first] = batch[first:count]
         self._seen += count
         self._losses.append(loss)
+
+    def rate(self, samples: int) -> float:
+        """Returns the samples per second since the call before, or since the restart."""
+        now = time.monotonic()
+        since, before = self._rate_mark
+        self._rate_mark = now, samples
+        return (samples - before) / max(now - since, 1e-9)
 
     def report(self, step: int, total_steps: int, epoch: int, samples: int) -> StepReport | None:
         """Returns how things stand, or None where that was said a moment ago."""

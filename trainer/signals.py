@@ -9,6 +9,10 @@ from typing import Any, Self
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Interrupted(Exception):  # noqa: N818 nothing went wrong
+    """Work that ended early because it was asked to; what it would have given does not exist."""
+
+
 class StopSignals:
     """While entered, remembers the first of SIGTERM and SIGINT; calling it returns that, or None.
 

@@ -1,0 +1,148 @@
+"""What a checkpoint holds: the table and the tower with their optimizers, and where the run stood.
+
+table.NAME             rows and optimizer state of the table engine
+tower.PARAMETER        parameters of the tower
+optimizer.KEY.PARAM    state of the tower's optimizer
+the layout's own       vocabularies of exact features
+content                run state, layout, engine scalars, digests of job, data and profile
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from features.errors import SnapshotError, TrainingError
+from features.routing import Layout
+from storage.bundle import Bundle, open_bundle
+from storage.pointer import read_pointer
+from trainer.dense_optimizer import DenseOptimizer
+from trainer.model import Model
+from trainer.state import RunState
+
+
+def tensors_of(model: Model, optimizer: DenseOptimizer) -> dict[str, NDArray[Any]]:
+    """Returns the arrays of a checkpoint, on a CPU views of the live memory.
+
+    Raises TrainingError where the tower is no longer finite: a gradient overflowed since the last
+    look at the loss, and the checkpoint before it must stay the newest.
+    """
+    tower = {name: value.detach() for name, value in model.tower.named_parameters()}
+    for name, value in tower.items():
+        if not torch.isfinite(value).all():
+            raise TrainingError(
+                f'the tower\'s parameter "{name}" is no longer finite; no checkpoint is written of '
+                "it, and the last one is kept",
+                "lower train.learning_rate, or set train.clip_norm",
+            )
+    return {
+        **{f"table.{name}": array for name, array in model.engine.state().items()},
+        **{f"tower.{name}": _array(value) for name, value in tower.items()},
+        **{f"optimizer.{name}": _array(value) for name, value in optimizer.state().items()},
+        **model.layout.vocabularies(),
+    }
+
+
+def content_of(model: Model, state: RunState, digests: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the content object of a checkpoint's manifest."""
+    return {
+        "state": state.to_json(),
+        "layout": model.layout.to_json(),
+        "table": model.engine.scalars(),
+        "digests": dict(digests),
+    }
+
+
+def open_checkpoint(directory: Path, which: str | int) -> Bundle:
+    """Opens a checkpoint of a run for reading: "best", "last", or that of a step.
+
+    Takes no part in the run: it may be training meanwhile. Raises SnapshotError where there is no
+    such checkpoint.
+    """
+    pointer = read_pointer(directory) if directory.is_dir() else None
+    if pointer is None:
+        raise SnapshotError(f'"{directory}" holds no checkpoint', "train the run first")
+    last = open_bundle(directory / pointer.name, expected_digest=pointer.digest)
+    if which == "last":
+        return last
+    with last:
+        state = state_in(last)
+    best = state.step if state.best_step is None else state.best_step
+    step = best if which == "best" else which
+    # A step that was saved twice (before and after its validation) has the same model twice.
+    found = sorted(directory.glob(f"step-{step:010d}*"))
+    if not found:
+        raise SnapshotError(
+            f'"{directory}" holds no checkpoint of step {step}',
+            f"it holds: {', '.join(path.name for path in sorted(directory.glob('step-*')))}",
+        )
+    return open_bundle(found[-1])
+
+
+def layout_in(bundle: Bundle) -> Layout:
+    """Returns the layout that a checkpoint was trained with."""
+    tree = _object(bundle, "layout")
+    names = [name for name in bundle.tensor_names if not name.startswith(_PREFIXES)]
+    return Layout.from_json(tree, {name: bundle.tensor(name) for name in names})
+
+
+def state_in(bundle: Bundle) -> RunState:
+    """Returns where the run stood."""
+    return RunState.from_json(bundle.content.get("state"))
+
+
+def restore(model: Model, bundle: Bundle, optimizer: DenseOptimizer | None) -> None:
+    """Fills a model of the same layout, and its optimizers, from a checkpoint.
+
+    Without `optimizer` only what predictions need is read: the engine may then have any optimizer.
+    Raises SnapshotError where shapes differ.
+    """
+
+    def read(name: str, first: int, end: int, out: NDArray[np.float32]) -> None:
+        bundle.read_rows(f"table.{name}", first, end, out)
+
+    scalars = _object(bundle, "table")
+    if optimizer is None:
+        scalars = {**scalars, "optimizer": model.engine.optimizer}
+    model.engine.load_state(read, scalars)
+    parameters = dict(model.tower.named_parameters())
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            saved = _tensor(bundle, f"tower.{name}")
+            if saved.shape != parameter.shape:
+                raise SnapshotError(
+                    f'"{bundle.path}": tower parameter "{name}" has shape {list(saved.shape)}, '
+                    f"the job's has {list(parameter.shape)}",
+                    "take a checkpoint of this job",
+                )
+            parameter.copy_(saved)
+    if optimizer is not None:
+        prefix = "optimizer."
+        names = [name for name in bundle.tensor_names if name.startswith(prefix)]
+        optimizer.load_state({name.removeprefix(prefix): _tensor(bundle, name) for name in names})
+
+
+_PREFIXES = ("table.", "tower.", "optimizer.")
+
+
+def _array(value: Tensor) -> NDArray[Any]:
+    return value.cpu().numpy()
+
+
+def _tensor(bundle: Bundle, name: str) -> Tensor:
+    # A copy: torch has no read-only tensors, and the mapping is one.
+    return torch.from_numpy(np.array(bundle.tensor(name)))
+
+
+def _object(bundle: Bundle, key: str) -> dict[str, Any]:
+    tree = bundle.content.get(key)
+    if not isinstance(tree, dict):
+        raise SnapshotError(
+            f'"{bundle.path}" is no checkpoint of a training run: its manifest has no "{key}"',
+            "give a checkpoint that `muxtable train` wrote",
+        )
+    return tree

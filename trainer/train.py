@@ -1,0 +1,350 @@
+"""Training from a job to a result: begin or resume the run, train, evaluate the best model."""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from features.dense import build_transforms
+from features.parquet import Dataset, open_dataset
+from features.profile import Profile, build_profile
+from features.schema import FeatureSet
+from features.settings import parse_size
+from native.memory import tune_allocator
+from trainer import saving
+from trainer.checkpoint import CheckpointStore
+from trainer.dense_optimizer import DenseOptimizer
+from trainer.evaluate import evaluate
+from trainer.job import Job
+from trainer.journal import Journal
+from trainer.loop import Loop
+from trainer.memory import peak_bytes
+from trainer.metrics import Metrics
+from trainer.model import build_model, choose_device, num_threads
+from trainer.order import steps_per_epoch
+from trainer.progress import Progress, Silent
+from trainer.representations.registry import build_layout
+from trainer.run import PARTS, Run, RunDirectory, job_digest
+from trainer.schedule import Schedule
+from trainer.signals import Interrupted
+from trainer.state import RunState
+from trainer.stream import BatchStream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a run ended."""
+
+    run: Run
+    signal: int | None
+    """The signal that stopped it, after a checkpoint; None where it is finished."""
+    step: int
+    best_step: int | None = None
+    """The step whose model counts: the best in validation, without validation the last."""
+    metrics: Mapping[str, Metrics]
+    """Of that model, by part ("valid", "test"); empty where the run was stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Input:
+    feature_set: FeatureSet
+    datasets: Mapping[str, Dataset]
+    profile: Profile
+
+
+def train(
+    job: Job,
+    run_dir: Path,
+    base: Path,
+    *,
+    progress: Progress | None = None,
+    stop_requested: Callable[[], int | None] = lambda: None,
+    planned_bytes: int | None = None,
+) -> Result:
+    """Trains a job in a folder, or goes on with the run there, to its end or a requested stop.
+
+    Relative paths of the job start at `base`. `planned_bytes` is the peak memory that a plan
+    foretold, written beside the real one. Raises a MuxtableError for whatever the user can mend;
+    nothing is written before the input has been checked and read through once.
+    """
+    started = time.monotonic()
+    watcher = progress or Silent()
+    # Before any tensor: it decides how their memory is taken.
+    tune_allocator()
+    device = choose_device(job.train.device)
+    threads = num_threads(job.train)
+    torch.set_num_threads(threads)
+    with RunDirectory(run_dir, job, base) as directory:
+        data = _begin_or_resume(directory, watcher)
+        finished = directory.run.result()
+        if finished is not None:
+            watcher.note(f"the run in {run_dir} is finished: nothing is left to train")
+            return _result_in(directory.run, finished)
+        session = _Session(directory.run, data, device, threads, watcher, stop_requested)
+        with session:
+            result = session.train()
+        if result.signal is None:
+            directory.finish(
+                {
+                    **session.facts(),
+                    **_outcome(result),
+                    "time": {
+                        "training_s": round(session.state.elapsed_s, 3),
+                        "this_start_s": round(time.monotonic() - started, 3),
+                    },
+                    "memory": {"planned_bytes": planned_bytes, "peak_bytes": peak_bytes()},
+                }
+            )
+        return result
+
+
+class _Session:
+    """One start of a run: its parts put together, and let go at the end."""
+
+    def __init__(
+        self,
+        run: Run,
+        data: _Input,
+        device: torch.device,
+        threads: int,
+        progress: Progress,
+        stop_requested: Callable[[], int | None],
+    ) -> None:
+        self._run = run
+        self._job = run.job
+        self._data = data
+        self._progress = progress
+        self._stop_requested = stop_requested
+        self._digests = {
+            "job": job_digest(run.job),
+            "data": data.datasets["train"].digest(),
+            "profile": data.profile.digest(),
+        }
+        self._stack = ExitStack()
+        try:
+            self._build(device, threads)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> "_Session":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def _build(self, device: torch.device, threads: int) -> None:
+        job = self._job
+        self._store = self._stack.enter_context(
+            CheckpointStore(
+                self._run.checkpoints,
+                keep=job.run.keep,
+                attempt=secrets.token_hex(8),
+                copy_budget=parse_size(job.run.copy_budget),
+            )
+        )
+        bundle = self._store.latest()
+        profile = self._data.profile
+        if bundle is None:
+            layout = build_layout(self._data.feature_set, profile, job.table)
+            self.state = RunState()
+        else:
+            layout = saving.layout_in(bundle)
+            self.state = saving.state_in(bundle)
+            self._progress.note(f"going on at step {self.state.step:,}")
+        self._model = build_model(
+            layout,
+            sum(each.width for each in build_transforms(self._data.feature_set, profile)),
+            job.table,
+            job.tower,
+            seed=job.train.seed,
+            threads=threads,
+            device=device,
+        )
+        self._optimizer = DenseOptimizer(self._model.tower, job.train)
+        if bundle is not None:
+            saving.restore(self._model, bundle, self._optimizer)
+            bundle.close()
+        self._journal = self._stack.enter_context(
+            Journal(
+                self._run.journal,
+                self.state.journal_offset,
+                self.state.step,
+                self._run.tensorboard,
+            )
+        )
+
+    def train(self) -> Result:
+        """Trains to the end and evaluates, or to a requested stop and its checkpoint."""
+        job, state = self._job, self.state
+        per_epoch = steps_per_epoch(self._data.datasets["train"].num_rows, job.train.batch_size)
+        total_steps = min(per_epoch * job.train.epochs, job.train.max_steps or 2**63)
+        loop = Loop(
+            model=self._model,
+            optimizer=self._optimizer,
+            schedule=Schedule(
+                warmup_steps=job.train.warmup_steps,
+                decay=job.train.decay,
+                final=job.train.final_learning_rate,
+                total_steps=total_steps,
+            ),
+            settings=job.train,
+            steps_per_epoch=per_epoch,
+            checkpoint_every=job.run.checkpoint_every,
+            state=state,
+            journal=self._journal,
+            progress=self._progress,
+            open_epoch=self._open_epoch,
+            validate=self._validate if "valid" in self._data.datasets else None,
+            save=self._save,
+            stop_requested=self._stop_requested,
+            saved_step=state.step or None,
+        )
+        signal = loop.run()
+        self._store.wait()
+        if signal is not None:
+            return Result(run=self._run, signal=signal, step=state.step, metrics={})
+        try:
+            return self._evaluated()
+        except Interrupted:
+            # The last checkpoint is written: the next start comes straight back here.
+            signal = self._stop_requested()
+            return Result(run=self._run, signal=signal, step=state.step, metrics={})
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what result.json says beside the metrics."""
+        state, engine = self.state, self._model.engine
+        return {
+            "format": 1,
+            "digests": self._digests,
+            "steps": state.step,
+            "epochs": state.epoch,
+            "samples": state.samples,
+            "stopped_early": state.is_stopped_early,
+            "rows": {part: data.num_rows for part, data in self._data.datasets.items()},
+            "table": {
+                "engine": engine.name,
+                "rows": engine.rows,
+                "width": engine.width,
+                "parameter_bytes": engine.rows * engine.width * 4,
+                "memory_bytes": engine.memory_bytes(),
+            },
+            "tower_parameters": sum(p.numel() for p in self._model.tower.parameters()),
+        }
+
+    def _open_epoch(self, epoch: int, step: int) -> BatchStream:
+        return BatchStream(
+            self._data.datasets["train"],
+            self._data.feature_set,
+            self._data.profile,
+            self._job.data,
+            batch_size=self._job.train.batch_size,
+            seed=self._job.train.seed,
+            epoch=epoch,
+            step=step,
+        )
+
+    def _save(self, is_best: bool) -> None:
+        self._store.save_async(
+            self.state.step,
+            saving.tensors_of(self._model, self._optimizer),
+            {},
+            saving.content_of(self._model, self.state, self._digests),
+            best=is_best,
+        )
+
+    def _validate(self) -> Metrics:
+        return self._evaluate("valid")
+
+    def _evaluate(self, part: str) -> Metrics:
+        dataset = self._data.datasets[part]
+        self._progress.stage(part, dataset.num_rows)
+        return evaluate(
+            self._model,
+            dataset,
+            self._data.feature_set,
+            self._data.profile,
+            scratch=self._run.path,
+            buffer=self._job.train.metrics_buffer,
+            on_rows=self._progress.evaluated,
+            should_stop=lambda: self._stop_requested() is not None,
+        )
+
+    def _evaluated(self) -> Result:
+        state = self.state
+        best_step = state.step if state.best_step is None else state.best_step
+        if best_step != state.step:
+            with self._store.open(best_step) as bundle:
+                saving.restore(self._model, bundle, None)
+        metrics = {}
+        if state.best_metrics is not None:
+            metrics["valid"] = state.best_metrics
+        if "test" in self._data.datasets:
+            metrics["test"] = self._evaluate("test")
+        return Result(
+            run=self._run, signal=None, step=state.step, best_step=best_step, metrics=metrics
+        )
+
+
+def _begin_or_resume(directory: RunDirectory, progress: Progress) -> _Input:
+    """Opens and checks the input, and takes the run's folder."""
+    job, base = directory.run.job, directory.run.base
+    feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
+    patterns = {part: getattr(job.data, part) for part in PARTS}
+    datasets = {part: open_dataset(p, base) for part, p in patterns.items() if p is not None}
+    for dataset in datasets.values():
+        dataset.check(feature_set)
+    if directory.has_begun:
+        profile = directory.resume(datasets)
+    else:
+        dataset = datasets["train"]
+        progress.stage("profile", dataset.num_rows)
+        profile = build_profile(dataset, feature_set, job.table, progress=_rows_done(progress))
+        # For their errors: what cannot be trained must not leave a folder behind.
+        build_layout(feature_set, profile, job.table)
+        _check_key_classes(datasets, feature_set, profile)
+        directory.begin(datasets, profile)
+    return _Input(feature_set=feature_set, datasets=datasets, profile=profile)
+
+
+def _check_key_classes(
+    datasets: Mapping[str, Dataset], feature_set: FeatureSet, profile: Profile
+) -> None:
+    """Raises DataError where another part has strings for what was trained on integers, or so."""
+    classes = {name: each.key_class for name, each in profile.categorical.items()}
+    for dataset in datasets.values():
+        dataset.check(feature_set, classes)
+
+
+def _rows_done(progress: Progress) -> Callable[[int, int], None]:
+    """Turns (rows done, rows in all) into rows added."""
+    before = 0
+
+    def report(done: int, _total: int) -> None:
+        nonlocal before
+        progress.evaluated(done - before)
+        before = done
+
+    return report
+
+
+def _outcome(result: Result) -> dict[str, Any]:
+    return {
+        "best_step": result.best_step,
+        "metrics": {part: metrics.to_json() for part, metrics in result.metrics.items()},
+    }
+
+
+def _result_in(run: Run, document: Mapping[str, Any]) -> Result:
+    return Result(
+        run=run,
+        signal=None,
+        step=document["steps"],
+        best_step=document["best_step"],
+        metrics={part: Metrics.from_json(tree) for part, tree in document["metrics"].items()},
+    )
