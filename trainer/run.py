@@ -92,10 +92,11 @@ class Run:
 
     def profile(self) -> Profile:
         """Returns the profile the run began with."""
-        tree = _read_json(self.path / "profile.json")
-        if tree is None:
-            raise _damaged(self.path / "profile.json", "it is missing")
-        return Profile.from_json(tree)
+        path = self.path / "profile.json"
+        text = _read(path)
+        if text is None:
+            raise _damaged(path, "it is missing")
+        return Profile.from_bytes(text)
 
     def files(self) -> dict[str, list[dict[str, Any]]]:
         """Returns path, size and rows of every file of each part."""
@@ -152,7 +153,7 @@ class RunDirectory:
             raise _in_use(self.path, "another process has just begun a run there")
         job, base = self.run.job, os.path.relpath(self.run.base, self.path)
         self.write_json("data.json", _facts(datasets))
-        self.write_json("profile.json", profile.to_json())
+        self._write("profile.json", profile.to_bytes())
         tree = {"format": 1, "digest": job_digest(job), "base": base, "job": _plain(job)}
         self.write_json("job.json", tree)
 
@@ -163,9 +164,12 @@ class RunDirectory:
     def write_json(self, name: str, tree: Mapping[str, Any]) -> None:
         """Replaces a file of the folder: a reader sees the old one or the new one."""
         text = json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        self._write(name, text.encode())
+
+    def _write(self, name: str, data: bytes) -> None:
         temporary = self.path / f".{name}.{secrets.token_hex(4)}.tmp"
         with translated(f"write {name}", self.path):
-            replace_file(DISK, self.path / name, text.encode(), temporary)
+            replace_file(DISK, self.path / name, data, temporary)
 
     def __enter__(self) -> Self:
         return self
@@ -276,19 +280,27 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    text = _read(path)
+    if text is None:
         return None
-    except ValueError as exc:
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError) as exc:
         raise _damaged(path, str(exc)) from exc
+    if not isinstance(tree, dict):
+        raise _damaged(path, "it is no JSON object")
+    return tree
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as exc:
         raise SnapshotError(
             f'cannot read "{path}": {exc.strerror}', "check the path and its permissions"
         ) from exc
-    if not isinstance(tree, dict):
-        raise _damaged(path, "it is no JSON object")
-    return tree
 
 
 def _damaged(path: Path, reason: str) -> SnapshotError:
