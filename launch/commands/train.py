@@ -1,0 +1,98 @@
+"""`muxtable train`: trains a job, or goes on with its run, and writes the report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from features.errors import ConfigError
+from launch.console import Column, Output, table
+from launch.progress import RunProgress
+from launch.settings import load_job
+from launch.targets import JobPath, Overrides, run_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from trainer.job import Job
+    from trainer.metrics import Metrics
+
+
+def command(
+    ctx: typer.Context,
+    job_path: JobPath,
+    overrides: Overrides = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes to train in; this version knows one.")
+    ] = 1,
+) -> int | None:
+    """Train a job, or go on where its run was stopped; ends with metrics and a report."""
+    output: Output = ctx.obj
+    if workers != 1:
+        raise ConfigError(f"--workers {workers}: this version trains in one process", "leave it 1")
+    job = load_job(job_path, overrides or ())
+    trained = train_job(job, job_path, run_folder(job, job_path), output)
+    if isinstance(trained, int):
+        output.note(f"stopped after a checkpoint; `muxtable train {job_path}` goes on from there")
+        return 128 + trained
+    output.result(trained, lambda console: render_trained(console, trained))
+    return None
+
+
+def train_job(job: Job, job_path: Path, folder: Path, output: Output) -> dict[str, Any] | int:
+    """Trains and writes the report; returns what a machine wants to know, or the stop signal."""
+    from trainer.report_data import report_run
+
+    from trainer.signals import StopSignals
+    from trainer.train import train
+
+    with StopSignals() as stop, RunProgress(output) as progress:
+        result = train(job, folder, job_path.parent, progress=progress, stop_requested=stop)
+    if result.signal is not None:
+        return result.signal
+    report = report_run(result.run, command=f"muxtable train {job_path}")
+    return {
+        "run": str(folder),
+        "steps": result.step,
+        "best_step": result.best_step,
+        "metrics": {part: metrics.to_json() for part, metrics in result.metrics.items()},
+        "report": str(report),
+    }
+
+
+def render_trained(console: Console, trained: dict[str, Any]) -> None:
+    """Draws the outcome of a training for a person."""
+    from trainer.metrics import Metrics
+
+    metrics = {part: Metrics.from_json(tree) for part, tree in trained["metrics"].items()}
+    if metrics:
+        console.print(metrics_table("metrics of the best model", metrics))
+    console.print(f"report  {trained['report']}", soft_wrap=True)
+
+
+def metrics_table(title: str, metrics: Mapping[str, Metrics]) -> Any:
+    """Returns the printed table of metrics: a row for each name."""
+    columns = [
+        Column("", right=False),
+        *map(Column, ("rows", "positive", "AUC", "log loss", "norm. entropy", "calibration")),
+    ]
+    rows = [
+        (
+            name,
+            f"{m.rows:,}",
+            _text(m.positive_rate),
+            _text(m.auc),
+            _text(m.log_loss),
+            _text(m.normalized_entropy),
+            _text(m.calibration),
+        )
+        for name, m in metrics.items()
+    ]
+    return table(title, columns, rows)
+
+
+def _text(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
