@@ -15,10 +15,11 @@ from launch.settings import load_job
 from launch.targets import JobPath, Overrides, run_folder
 
 if TYPE_CHECKING:
+    from trainer.forecast import Forecast
+
     from features.parquet import Dataset
     from features.profile import Profile
     from features.schema import FeatureSet
-    from trainer.forecast import Forecast
     from trainer.job import Job
     from trainer.plan import FeaturePlan, Plan
 
@@ -35,9 +36,10 @@ def command(
     """Forecast a job: collisions of every feature, rows, bytes on disk and the peak of memory."""
     output: Output = ctx.obj
     job = load_job(job_path, overrides or ())
+    from trainer.forecast import forecast_memory
+
     from features.parquet import open_dataset
     from features.schema import FeatureSet
-    from trainer.forecast import forecast_memory
     from trainer.plan import make_plan
 
     feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)

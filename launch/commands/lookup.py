@@ -1,0 +1,134 @@
+"""`muxtable lookup`: where one value lives in a trained table, with whom, and as what vector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from features.errors import ConfigError
+from launch.console import Column, Output, facts, table
+from launch.targets import Checkpoint, RunPath, open_rows, parse_checkpoint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from features.parquet import Dataset
+
+# Negative numbers look like options; typer hands unknown options through as values.
+CONTEXT_SETTINGS = {"ignore_unknown_options": True}
+_SHOWN = 8
+
+
+def command(
+    ctx: typer.Context,
+    run_path: RunPath,
+    feature: Annotated[str, typer.Argument(help="Embedded feature.")],
+    values: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="VALUE...", help="The value; for a cross one for each part."),
+    ] = None,
+    null: Annotated[bool, typer.Option("--null", help="Look up null instead of a value.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILES", help="Parquet files to look for values in the same rows."),
+    ] = None,
+    checkpoint: Checkpoint = "best",
+) -> None:
+    """Print the rows of one value, the values seen in the same rows, and its vector."""
+    output: Output = ctx.obj
+    words = values or []
+    for word in words:
+        if word.startswith("--"):
+            raise ConfigError(f"there is no option {word}", "`muxtable lookup --help` lists them")
+    if null == bool(words):
+        raise ConfigError("one value is looked up at a time", "give a value, or --null")
+    which = parse_checkpoint(checkpoint)
+    dataset = None if data is None else open_rows(data)
+    document = look_up(run_path, feature, words, dataset, which)
+    output.result(document, lambda console: render_lookup(console, document))
+
+
+def look_up(
+    run_path: Path, feature: str, words: list[str], dataset: Dataset | None, which: str | int
+) -> dict[str, Any]:
+    """Returns what there is to say of a value; no word stands for null."""
+    from features.schema import FeatureSet
+    from launch.residents import find_residents, find_route, parse_value
+    from trainer.run import Run
+    from trainer.saving import layout_in
+    from trainer.train import open_checkpoint
+
+    run = Run.open(run_path)
+    job = run.job
+    with open_checkpoint(run, which) as bundle:
+        layout = layout_in(bundle)
+        route = find_route(layout, feature)
+        value = parse_value(layout, route, words)
+        rows = layout.rows_of(feature, value)[:, 0].tolist()
+        vector = [
+            float(number)
+            for row in rows
+            for number in bundle.read_rows("table.weight", row, row + 1)[0]
+        ]
+    document: dict[str, Any] = {
+        "run": str(run_path),
+        "checkpoint": which,
+        "feature": feature,
+        "value": words if len(words) != 1 else words[0],
+        "region": route.region,
+        "exact": route.vocabulary is not None,
+        "rows": rows,
+        "vector": vector,
+    }
+    if dataset is not None:
+        feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
+        dataset.check(feature_set, layout.key_classes)
+        found = find_residents(dataset, feature_set, layout, route, value)
+        document["seen"] = found.rows
+        document["residents"] = [
+            {
+                "row": each.row,
+                "same_feature": sorted(each.same.values()),
+                "others": len(each.others),
+            }
+            for each in found.residents
+        ]
+    return document
+
+
+def render_lookup(console: Console, document: dict[str, Any]) -> None:
+    """Draws a lookup for a person."""
+    value = document["value"]
+    name = " x ".join(value) if isinstance(value, list) else value
+    kind = "rows of its own" if document["exact"] else f"region {document['region']}"
+    rows: list[tuple[str, Any]] = [("stored in", kind), ("checkpoint", document["checkpoint"])]
+    if "seen" in document:
+        rows.append(("seen in", f"{document['seen']:,} rows"))
+    console.print(facts(f"{document['feature']} = {name or 'null'}", rows))
+    width = len(document["vector"]) // len(document["rows"])
+    residents = document.get("residents")
+    heads = [Column("lookup"), Column("row"), Column("vector", right=False)]
+    if residents is not None:
+        heads += [Column("same feature, same row", right=False), Column("of others")]
+    lines = []
+    for k, row in enumerate(document["rows"]):
+        part = document["vector"][k * width : (k + 1) * width]
+        line: list[Any] = [k, f"{row:,}", _vector_text(part)]
+        if residents is not None:
+            line += [_names(residents[k]["same_feature"]), f"{residents[k]['others']:,}"]
+        lines.append(line)
+    console.print(table("", heads, lines))
+
+
+def _vector_text(vector: list[float]) -> str:
+    shown = " ".join(f"{number:+.3f}" for number in vector[:_SHOWN])
+    return shown + (f" ... ({len(vector)})" if len(vector) > _SHOWN else "")
+
+
+def _names(names: list[str]) -> str:
+    if not names:
+        return "nobody"
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
