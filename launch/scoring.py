@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -87,7 +88,7 @@ class Scoring:
         fields = [self.dataset.schema.field(name) for name in self.keep]
         return pa.schema([*fields, pa.field(SCORE, pa.float32())])
 
-    def _tables(self, number: int) -> Iterator[tuple[int, pa.Table | None]]:
+    def _tables(self, number: int) -> Iterator[tuple[int, Any]]:
         """Yields the rows of a file in pieces: how many, and the columns to keep."""
         with self.dataset.open_reader(self.keep) as reader:
             for group, rows in enumerate(self.dataset.files[number].row_groups):

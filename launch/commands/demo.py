@@ -1,0 +1,118 @@
+"""`muxtable demo`: from a data set on this machine to two trained models and their reports."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from features.errors import ConfigError
+from launch.console import Output
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# How the flights are split -> what the table of metrics calls it.
+SPLITS = {"days": "random days", "time": "last weeks of the year"}
+_SHOWN_FEATURE, _SHOWN_VALUE = "tailnum", "N725MQ"
+
+
+def command(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Option("--dir", help="Folder for data/ and runs/; made where it is missing.")
+    ] = Path(),
+) -> int | None:
+    """Predict late flights from New York: prepare data, train, evaluate, look one value up."""
+    output: Output = ctx.obj
+    started = time.monotonic()
+    jobs = {split: folder / "data" / "flights" / split / "job.toml" for split in SPLITS}
+    runs = {split: folder / "runs" / f"flights-{split}" for split in SPLITS}
+    for run in runs.values():
+        _refuse_foreign(run)
+    cancelled = _prepare(folder, jobs, output)
+    trained = {}
+    for split, job in jobs.items():
+        outcome = _train(split, job, runs[split], output)
+        if isinstance(outcome, int):
+            return 128 + outcome
+        trained[split] = outcome
+    from launch.commands.lookup import look_up
+    from launch.targets import open_rows
+
+    test = open_rows(str(jobs["days"].parent / "test.parquet"))
+    seen = look_up(runs["days"], _SHOWN_FEATURE, [_SHOWN_VALUE], test, "best")
+    document = {
+        "cancelled": cancelled,
+        "splits": trained,
+        "lookup": seen,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    output.result(document, lambda console: _render(console, document, jobs))
+    return None
+
+
+def _refuse_foreign(run: Path) -> None:
+    """The demo trains anew each time, so it replaces its own runs, and nothing else."""
+    from trainer.run import Run
+
+    if run.is_dir() and any(run.iterdir()):
+        from launch.demo.flights import LABEL
+
+        if not (run / "job.json").exists() or Run.open(run).job.data.label != LABEL:
+            raise ConfigError(f"{run} is no run of the demo", "move it, or give another --dir")
+
+
+def _prepare(folder: Path, jobs: dict[str, Path], output: Output) -> int:
+    from launch.demo.flights import read_flights, split_by_days, split_by_time, write_split
+    from launch.demo.job import demo_job
+
+    flights = read_flights()
+    output.note(
+        f"{flights.table.num_rows:,} flights of 2013 from New York; {flights.num_cancelled:,} "
+        "cancelled or diverted ones, which never arrived, are left out"
+    )
+    splits: dict[str, list[pa.Table]] = {
+        "days": split_by_days(flights.table),
+        "time": split_by_time(flights.table),
+    }
+    for split, job in jobs.items():
+        rows = write_split(splits[split], job.parent)
+        job.write_text(demo_job(".", f"../../../runs/flights-{split}"), encoding="utf-8")
+        shown = ", ".join(f"{n:,} {part}" for part, n in rows.items())
+        output.note(f"{job.parent.relative_to(folder)}: {SPLITS[split]}, {shown} rows")
+    return flights.num_cancelled
+
+
+def _train(split: str, job_path: Path, run: Path, output: Output) -> dict[str, Any] | int:
+    from launch.commands.train import train_job
+    from launch.settings import load_job
+
+    if run.exists():
+        shutil.rmtree(run)
+    output.note(f"training on {SPLITS[split]}")
+    return train_job(load_job(job_path), job_path, run, output)
+
+
+def _render(console: Console, document: dict[str, Any], jobs: dict[str, Path]) -> None:
+    from launch.commands.lookup import render_lookup
+    from launch.commands.train import metrics_table
+    from trainer.metrics import Metrics
+
+    splits = document["splits"]
+    metrics = {
+        SPLITS[split]: Metrics.from_json(outcome["metrics"]["test"])
+        for split, outcome in splits.items()
+    }
+    console.print()
+    console.print(metrics_table("late arrivals (> 15 minutes) on days never trained on", metrics))
+    render_lookup(console, document["lookup"])
+    for split, outcome in splits.items():
+        console.print(f"report  {outcome['report']}  ({SPLITS[split]})", soft_wrap=True)
+    job = jobs["days"]
+    console.print(f"job     {job}  (edit a copy, then: muxtable train COPY)", soft_wrap=True)
+    console.print(f"done in {document['seconds']:.0f} s")
