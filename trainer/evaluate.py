@@ -44,13 +44,12 @@ class Predictions:
     """Probabilities [n]."""
 
 
-def load_model(run_dir: Path, which: str | int = "best") -> TrainedModel:
+def load_model(run: Run, which: str | int = "best") -> TrainedModel:
     """Loads the model of a run: "best" in validation, "last", or that of a step.
 
-    Raises ConfigError where the folder is no run, SnapshotError where there is no such checkpoint
-    or it is damaged. The folder may be in training meanwhile.
+    Raises SnapshotError where there is no such checkpoint or it is damaged. The run may be in
+    training meanwhile.
     """
-    run = Run.open(run_dir)
     job, profile = run.job, run.profile()
     feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
     with saving.open_checkpoint(run.checkpoints, which) as bundle:

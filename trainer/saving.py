@@ -83,6 +83,18 @@ def open_checkpoint(directory: Path, which: str | int) -> Bundle:
     return open_bundle(found[-1])
 
 
+def check_digests(bundle: Bundle, digests: Mapping[str, str]) -> None:
+    """Raises SnapshotError naming what a checkpoint was trained with and the run no longer has."""
+    saved = _object(bundle, "digests")
+    for name, digest in digests.items():
+        if saved.get(name) != digest:
+            raise SnapshotError(
+                f'"{bundle.path}" was trained with another {name} (sha256 '
+                f"{str(saved.get(name))[:12]}..., the run's is {digest[:12]}...)",
+                "put the run's files back as they were, or start again in a new run.dir",
+            )
+
+
 def layout_in(bundle: Bundle) -> Layout:
     """Returns the layout that a checkpoint was trained with."""
     tree = _object(bundle, "layout")

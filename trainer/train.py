@@ -80,7 +80,10 @@ def train(
     threads = num_threads(job.train)
     torch.set_num_threads(threads)
     with RunDirectory(run_dir, job, base) as directory:
-        data = _begin_or_resume(directory, watcher)
+        try:
+            data = _begin_or_resume(directory, watcher, stop_requested)
+        except Interrupted:
+            return Result(run=directory.run, signal=stop_requested(), step=0, metrics={})
         finished = directory.run.result()
         if finished is not None:
             watcher.note(f"the run in {run_dir} is finished: nothing is left to train")
@@ -154,6 +157,7 @@ class _Session:
             layout = build_layout(self._data.feature_set, profile, job.table)
             self.state = RunState()
         else:
+            saving.check_digests(bundle, self._digests)
             layout = saving.layout_in(bundle)
             self.state = saving.state_in(bundle)
             self._progress.note(f"going on at step {self.state.step:,}")
@@ -291,8 +295,10 @@ class _Session:
         )
 
 
-def _begin_or_resume(directory: RunDirectory, progress: Progress) -> _Input:
-    """Opens and checks the input, and takes the run's folder."""
+def _begin_or_resume(
+    directory: RunDirectory, progress: Progress, stop_requested: Callable[[], int | None]
+) -> _Input:
+    """Opens and checks the input, and takes the run's folder; Interrupted where asked to stop."""
     job, base = directory.run.job, directory.run.base
     feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
     patterns = {part: getattr(job.data, part) for part in PARTS}
@@ -304,7 +310,8 @@ def _begin_or_resume(directory: RunDirectory, progress: Progress) -> _Input:
     else:
         dataset = datasets["train"]
         progress.stage("profile", dataset.num_rows)
-        profile = build_profile(dataset, feature_set, job.table, progress=_rows_done(progress))
+        on_rows = _rows_done(progress, stop_requested)
+        profile = build_profile(dataset, feature_set, job.table, progress=on_rows)
         # For their errors: what cannot be trained must not leave a folder behind.
         build_layout(feature_set, profile, job.table)
         _check_key_classes(datasets, feature_set, profile)
@@ -321,14 +328,18 @@ def _check_key_classes(
         dataset.check(feature_set, classes)
 
 
-def _rows_done(progress: Progress) -> Callable[[int, int], None]:
-    """Turns (rows done, rows in all) into rows added."""
+def _rows_done(
+    progress: Progress, stop_requested: Callable[[], int | None]
+) -> Callable[[int, int], None]:
+    """Turns (rows done, rows in all) into rows added, and a request to stop into Interrupted."""
     before = 0
 
     def report(done: int, _total: int) -> None:
         nonlocal before
         progress.evaluated(done - before)
         before = done
+        if stop_requested() is not None:
+            raise Interrupted
 
     return report
 
