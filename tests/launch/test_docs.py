@@ -27,7 +27,9 @@ def test_no_option_is_left_out_of_the_page():
     for name in COMMANDS:
         section = PAGE.split(f"\n## {name}\n")[1].split("\n## ")[0]
         words = [name, "movielens"] if name == "convert" else [name]
-        given = set(re.findall(r"^. +\*? *(--[a-z-]+)", muxtable(*words, "--help").out, re.M))
+        given = set(
+            re.findall(r"^. +\*? *(--[a-z-]+)", muxtable(*words, "--help").out, re.MULTILINE)
+        )
 
         missing = given - set(re.findall(r"--[a-z-]+", section)) - {"--help", "--torch"}
 
