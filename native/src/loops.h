@@ -72,14 +72,32 @@ constexpr uint64_t kOffsetMask = (uint64_t{1} << kOffsetBits) - 1;
 constexpr int kScaledBit = kOffsetBits - 1;  // set: offset into gradients[1]
 constexpr int64_t kMaxBucketRows = int64_t{1} << (64 - kOffsetBits);
 
-// Working memory of one thread; every array holds the entries of its largest bucket.
-struct Scratch {
-  uint64_t* slots;    // hash table, num_slots(entries) long
-  uint32_t* unique;   // [entries] entry -> its unique row
-  uint32_t* starts;   // [entries + 1] unique row -> its first place in `sorted`
-  uint32_t* rows;     // [entries] unique row -> row inside the bucket
-  uint64_t* sorted;   // [entries] gradient offsets, grouped by unique row
+// Buckets of a step that are processed in one go, and what is known of them.
+struct Buckets {
+  const uint64_t* entries;  // of all buckets
+  const int64_t* ends;      // bucket p holds entries [ends[p - 1], ends[p])
+  int64_t first, last;      // the buckets of this go
+  int shift;                // bucket p holds the rows [p << shift, (p + 1) << shift)
 };
+
+// Working memory of one thread, for a go of n entries. Entries are numbered from 1, 0 is none.
+struct Scratch {
+  uint32_t* table;  // all zero between goes; table_size(...) long
+  uint32_t* next;   // [n + 1] entry -> the next one of its row
+  uint32_t* heads;  // [n + 1] distinct row -> its first entry
+  int64_t* rows;    // [n + 1] distinct row -> its number
+};
+
+// Where a bucket's rows are few they index the table; else they are hashed into it.
+constexpr int kMaxDirectShift = 16;
+inline int64_t hash_slots(int64_t entries) {
+  int64_t slots = 64;
+  while (slots < 4 * entries) slots *= 2;
+  return slots;
+}
+inline int64_t table_size(int shift, int64_t largest_bucket) {
+  return shift <= kMaxDirectShift ? int64_t{1} << shift : hash_slots(largest_bucket);
+}
 
 struct Loops {
   void (*mix)(const uint64_t* in, uint64_t* out, int64_t n);
@@ -91,9 +109,9 @@ struct Loops {
   void (*uniform)(float* row, uint64_t row_key, float scale, int64_t width);
   void (*gather)(const GatherTask& task, int64_t first, int64_t last);
   void (*gather_bags)(const BagTask& task, int64_t first, int64_t last);
-  // Sums the bucket's gradients by row, in the order of the entries, and updates each row once.
-  int64_t (*update)(const UpdateTask& task, int64_t first_row, const uint64_t* entries,
-                    int64_t num_entries, const Scratch& scratch);
+  // Sums the gradients of each row, in the order of the entries, and updates each row once.
+  // Returns the number of rows.
+  int64_t (*update)(const UpdateTask& task, const Buckets& buckets, const Scratch& scratch);
   // Scales `width` gradients by `scale`.
   void (*scale)(const float* in, float scale, float* out, int64_t width);
   // The limits: what the memory gives when nothing else is done. Rows are 32 floats.
@@ -101,13 +119,6 @@ struct Loops {
   void (*change_rows)(float* table, int64_t stride, const int64_t* rows, int64_t n);
   float (*read_all)(const float* data, int64_t n);
 };
-
-// Slots of the hash table for a bucket of that many entries: a power of two, at most half full.
-inline int64_t num_slots(int64_t entries) {
-  int64_t slots = 64;
-  while (slots < 2 * entries) slots *= 2;
-  return slots;
-}
 
 namespace baseline {
 extern const Loops loops;

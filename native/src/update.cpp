@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <exception>
+#include <limits>
+#include <stdexcept>
 
 #include "dispatch.h"
 #include "workspace.h"
@@ -11,7 +13,9 @@
 namespace muxtable {
 namespace {
 
-constexpr int64_t kBucketEntries = 1024;  // aimed at: its working memory stays in the L2 cache
+constexpr int64_t kBucketEntries = 1024;  // aimed at
+constexpr int64_t kLeastEntries = 128;    // smaller buckets cost more than they save
+constexpr int64_t kGoEntries = 4096;      // its working memory stays in the L2 cache
 constexpr int64_t kMaxBuckets = 1 << 16;
 constexpr int64_t kChunkEntries = 8192;
 constexpr int64_t kThreadEntries = 4096;  // a thread with less costs more than it saves
@@ -99,9 +103,13 @@ struct Plan {
   }
 };
 
-// Rows of one bucket: 2^shift of them.
+// Rows of one bucket, as a power of two: buckets of about kBucketEntries, or smaller ones where
+// that makes their rows few enough to be looked up by number.
 int bucket_shift(int64_t table_rows, int64_t num_entries) {
-  const int64_t wanted = std::min(num_entries / kBucketEntries + 1, kMaxBuckets);
+  const int64_t direct = (table_rows >> kMaxDirectShift) + 1;
+  int64_t wanted = num_entries / kBucketEntries + 1;
+  if (direct <= num_entries / kLeastEntries) wanted = std::max(wanted, direct);
+  wanted = std::min(wanted, kMaxBuckets);
   int shift = 0;
   while (((table_rows - 1) >> shift) >= wanted && (int64_t{1} << (shift + 1)) <= kMaxBucketRows)
     ++shift;
@@ -119,10 +127,9 @@ class Run {
     threads_ = static_cast<int>(
         std::min<int64_t>(threads, std::max<int64_t>(1, num_entries_ / kThreadEntries)));
     entries_ = workspace_->entries.reserve(num_entries_);
-    // A count for each thread and bucket, then the ends of all buckets and the order they run in.
-    counts_ = workspace_->counts.reserve((threads_ + 2) * num_buckets_);
+    // A count for each thread and bucket, then the ends of all buckets.
+    counts_ = workspace_->counts.reserve((threads_ + 1) * num_buckets_);
     ends_ = counts_ + threads_ * num_buckets_;
-    order_ = ends_ + num_buckets_;
     scaled_ = workspace_->scaled.reserve(plan_.scaled_size);
     task_.gradients[1] = scaled_;
     workspace_->threads.resize(std::max<size_t>(workspace_->threads.size(), threads_));
@@ -130,10 +137,10 @@ class Run {
 
   int64_t run() {
     if (num_entries_ == 0) return 0;
-    int64_t num_unique = 0;
+    int64_t num_rows = 0;
     // Nothing may be thrown out of a parallel region: what fails inside is kept for later.
     std::exception_ptr failure;
-#pragma omp parallel num_threads(threads_) if (threads_ > 1) reduction(+ : num_unique)
+#pragma omp parallel num_threads(threads_) if (threads_ > 1) reduction(+ : num_rows)
     {
       const int thread = omp_get_thread_num(), team = omp_get_num_threads();
       scale(thread, team);
@@ -151,13 +158,18 @@ class Run {
       if (!failure) {
         scatter(thread, team);
 #pragma omp barrier
-        const Scratch scratch = workspace_->threads[static_cast<size_t>(thread)].reserve(largest_);
+        const Scratch scratch =
+            workspace_->threads[static_cast<size_t>(thread)].reserve(table_size_, largest_go_);
+        const int64_t num_goes = static_cast<int64_t>(workspace_->goes.size());
 #pragma omp for schedule(dynamic, 1) nowait
-        for (int64_t i = 0; i < num_buckets_; ++i) num_unique += bucket(order_[i], scratch);
+        for (int64_t i = 0; i < num_goes; ++i) {
+          const Go& go = workspace_->goes[static_cast<size_t>(i)];
+          num_rows += isa_.update(task_, {entries_, ends_, go.first, go.last, shift_}, scratch);
+        }
       }
     }
     if (failure) std::rethrow_exception(failure);
-    return num_unique;
+    return num_rows;
   }
 
  private:
@@ -191,10 +203,14 @@ class Run {
     });
   }
 
-  // Turns counts into places: bucket by bucket, threads in order inside.
+  // Turns counts into places, bucket by bucket, threads in order inside, and plans the goes.
   void place(int team) {
-    int64_t at = 0;
-    largest_ = 0;
+    std::vector<Go>& goes = workspace_->goes;
+    goes.clear();
+    const int64_t share = num_entries_ / (8 * team);
+    const int64_t enough = std::max<int64_t>(kBucketEntries, std::min(kGoEntries, share));
+    int64_t at = 0, largest_bucket = 0;
+    Go go{0, 0, 0};
     for (int64_t p = 0; p < num_buckets_; ++p) {
       const int64_t begin = at;
       for (int t = 0; t < team; ++t) {
@@ -203,13 +219,24 @@ class Run {
         at += count;
       }
       ends_[p] = at;
-      order_[p] = p;
-      largest_ = std::max(largest_, at - begin);
+      largest_bucket = std::max(largest_bucket, at - begin);
+      go.last = p + 1;
+      go.size += at - begin;
+      if (go.size >= enough || go.last == num_buckets_) {
+        if (go.size > 0) goes.push_back(go);
+        go = {go.last, go.last, 0};
+      }
     }
-    // Large buckets first: one that started last would leave the other threads waiting.
-    std::stable_partition(order_, order_ + num_buckets_,
-                          [&](int64_t p) { return size(p) > 4 * kBucketEntries; });
-    for (int t = 0; t < team; ++t) workspace_->threads[static_cast<size_t>(t)].reserve(largest_);
+    // Large ones first: one that started last would leave the other threads waiting.
+    std::stable_sort(goes.begin(), goes.end(),
+                     [&](const Go& a, const Go& b) { return a.size / enough > b.size / enough; });
+    largest_go_ = goes.front().size;
+    for (const Go& each : goes) largest_go_ = std::max(largest_go_, each.size);
+    if (largest_go_ >= std::numeric_limits<uint32_t>::max())
+      throw std::invalid_argument("a batch with 2^32 lookups of neighbouring rows is too large");
+    table_size_ = table_size(shift_, largest_bucket);
+    for (int t = 0; t < team; ++t)
+      workspace_->threads[static_cast<size_t>(t)].reserve(table_size_, largest_go_);
   }
 
   void scatter(int thread, int team) {
@@ -225,23 +252,15 @@ class Run {
     });
   }
 
-  int64_t begin(int64_t p) const { return p == 0 ? 0 : ends_[p - 1]; }
-  int64_t size(int64_t p) const { return ends_[p] - begin(p); }
-
-  int64_t bucket(int64_t p, const Scratch& scratch) const {
-    if (size(p) == 0) return 0;
-    return isa_.update(task_, p << shift_, entries_ + begin(p), size(p), scratch);
-  }
-
   const Loops& isa_ = loops();
   UpdateTask task_;
   const BatchRows& batch_;
   Plan plan_;
   Lease workspace_;
-  int64_t num_entries_ = 0, num_buckets_ = 0, largest_ = 0;
+  int64_t num_entries_ = 0, num_buckets_ = 0, table_size_ = 0, largest_go_ = 0;
   int shift_ = 0, threads_ = 1;
   uint64_t* entries_ = nullptr;
-  int64_t *counts_ = nullptr, *ends_ = nullptr, *order_ = nullptr;
+  int64_t *counts_ = nullptr, *ends_ = nullptr;
   float* scaled_ = nullptr;
 };
 

@@ -1,52 +1,60 @@
-// One bucket of a step: duplicates found, gradients summed in registers, each row updated once.
+// The buckets of a step: duplicates found, gradients summed in registers, each row updated once.
 
 namespace muxtable {
 namespace MUXTABLE_ISA {
 namespace {
 
-constexpr int64_t kUpdateAhead = 16;  // unique rows asked for ahead, and gradients
+constexpr int64_t kUpdateAhead = 48;  // entries asked for ahead; 32 to 64 measured alike
+constexpr int64_t kWideAhead = 4;     // the same for rows of more than 64 floats
 constexpr int64_t kMaxWidth = 1024;
 
 MUXTABLE_INLINE const float* gradient_at(const UpdateTask& task, uint64_t offset) {
   return task.gradients[(offset >> kScaledBit) & 1] + (offset & (kOffsetMask >> 1));
 }
 
-// Numbers the bucket's distinct rows in the order they appear and groups the gradients' offsets by
-// them, in the order of the entries. Returns how many there are; starts[u] is then the *end* of u.
-int64_t group(const uint64_t* entries, int64_t num_entries, const Scratch& scratch) {
-  const uint64_t slots = static_cast<uint64_t>(num_slots(num_entries));
-  const int shift = 64 - __builtin_ctzll(slots);
-  uint64_t* const table = scratch.slots;
-  for (uint64_t s = 0; s < slots; ++s) table[s] = 0;
-  uint32_t* const counts = scratch.starts;
-  uint32_t num_unique = 0;
-  for (int64_t i = 0; i < num_entries; ++i) {
-    const uint64_t row = entries[i] >> kOffsetBits;
-    uint64_t slot = (row * kGolden) >> shift;
-    uint64_t seen = table[slot];
-    while (seen != 0 && (seen >> 32) != row) {
-      slot = (slot + 1) & (slots - 1);
-      seen = table[slot];
+// Chains the entries of each distinct row, in their order, and lists the chains' heads.
+//
+// The table holds the last entry seen of a row. Written without branches: whether a row was seen
+// before is what a processor cannot predict. A new row chains to entry 0, which nobody reads.
+template <bool Direct>
+int64_t chain(const Buckets& buckets, const Scratch& scratch) {
+  uint32_t* const table = scratch.table;
+  uint32_t* const next = scratch.next;
+  const int64_t start = buckets.first == 0 ? 0 : buckets.ends[buckets.first - 1];
+  const uint64_t* const entries = buckets.entries + start - 1;  // numbered from 1
+  int64_t num_rows = 0;
+  uint32_t e = 1;
+  for (int64_t p = buckets.first; p < buckets.last; ++p) {
+    const uint32_t begin = e, end = static_cast<uint32_t>(buckets.ends[p] - start + 1);
+    const int64_t first_row = p << buckets.shift, first_new = num_rows;
+    const uint64_t slots = Direct ? 0 : static_cast<uint64_t>(hash_slots(end - begin));
+    const int drop = Direct ? 0 : 64 - __builtin_ctzll(slots);
+    for (; e < end; ++e) {
+      const uint64_t row = entries[e] >> kOffsetBits;
+      uint64_t slot = row;
+      uint32_t previous = 0;
+      if (Direct) {
+        previous = table[slot];
+      } else {
+        slot = (row * kGolden) >> drop;
+        while ((previous = table[slot]) != 0 && entries[previous] >> kOffsetBits != row)
+          slot = (slot + 1) & (slots - 1);
+      }
+      table[slot] = e;
+      next[previous] = e;
+      next[e] = 0;
+      scratch.heads[num_rows] = e;
+      scratch.rows[num_rows] = first_row + static_cast<int64_t>(row);
+      num_rows += previous == 0;
     }
-    uint32_t u = static_cast<uint32_t>(seen) - 1;
-    if (seen == 0) {
-      u = num_unique++;
-      table[slot] = (row << 32) | num_unique;
-      scratch.rows[u] = static_cast<uint32_t>(row);
-      counts[u] = 0;
+    if (Direct) {
+      for (int64_t u = first_new; u < num_rows; ++u) table[scratch.rows[u] - first_row] = 0;
+    } else {
+      for (uint64_t slot = 0; slot < slots; ++slot) table[slot] = 0;
     }
-    ++counts[u];
-    scratch.unique[i] = u;
   }
-  uint32_t place = 0;
-  for (uint32_t u = 0; u < num_unique; ++u) {
-    const uint32_t count = counts[u];
-    counts[u] = place;
-    place += count;
-  }
-  for (int64_t i = 0; i < num_entries; ++i)
-    scratch.sorted[counts[scratch.unique[i]]++] = entries[i] & kOffsetMask;
-  return num_unique;
+  scratch.heads[num_rows] = 0;
+  return num_rows;
 }
 
 // The optimizers, for one chunk of a row. `factor` is the row's own, from row-wise Adagrad.
@@ -95,12 +103,15 @@ struct Step {
 template <Optimizer kind>
 struct UpdateRows {
   const UpdateTask& task;
-  int64_t first_row, num_unique;
+  const uint64_t* entries;  // numbered from 1
+  int64_t num_rows;
   const Scratch& scratch;
 
+  MUXTABLE_INLINE const float* gradient(uint32_t e) const { return gradient_at(task, entries[e]); }
+
   template <int Chunks>
-  MUXTABLE_INLINE void prefetch(int64_t u) const {
-    const int64_t row = first_row + scratch.rows[u], last = task.width - 1;
+  MUXTABLE_INLINE void prefetch(int64_t row) const {
+    const int64_t last = task.width - 1;
     prefetch_row<Chunks, true>(task.table + row * task.table_stride, last);
     if (kind == kRowwiseAdagrad) __builtin_prefetch(task.state[0] + row * task.state_stride[0], 1);
     if (kind == kAdagrad || kind == kAdam)
@@ -109,28 +120,42 @@ struct UpdateRows {
       prefetch_row<Chunks, true>(task.state[1] + row * task.state_stride[1], last);
   }
 
+  // Walks the chains ahead of the sums and asks for what they will need.
+  template <int Chunks>
+  struct Scout {
+    const UpdateRows& run;
+    int64_t u = 0;
+    uint32_t e;
+
+    MUXTABLE_INLINE explicit Scout(const UpdateRows& r) : run(r), e(r.scratch.heads[0]) {
+      run.prefetch<Chunks>(run.scratch.rows[0]);
+    }
+
+    MUXTABLE_INLINE void step() {
+      if (e == 0) return;
+      prefetch_row<Chunks, false>(run.gradient(e), run.task.width - 1);
+      e = run.scratch.next[e];
+      if (e != 0) return;
+      e = run.scratch.heads[++u];
+      if (e != 0) run.prefetch<Chunks>(run.scratch.rows[u]);
+    }
+  };
+
   template <int Chunks, bool Partial>
   int64_t run() const {
     using Gradient = Row<Chunks, Partial>;
     const Tail tail = tail_of(static_cast<int>(task.width % kLanes));
-    const int64_t count = scratch.starts[num_unique - 1], last = task.width - 1;
-    const uint64_t* const sorted = scratch.sorted;
-    for (int64_t u = 0; u < kUpdateAhead && u < num_unique; ++u) prefetch<Chunks>(u);
-    for (int64_t i = 0; i < kUpdateAhead && i < count; ++i)
-      prefetch_row<Chunks, false>(gradient_at(task, sorted[i]), last);
-    int64_t i = 0;
-    for (int64_t u = 0; u < num_unique; ++u) {
-      if (u + kUpdateAhead < num_unique) prefetch<Chunks>(u + kUpdateAhead);
-      const int64_t end = scratch.starts[u];
-      Gradient grad = Gradient::load_from(gradient_at(task, sorted[i]), tail);
-      if (i + kUpdateAhead < count)
-        prefetch_row<Chunks, false>(gradient_at(task, sorted[i + kUpdateAhead]), last);
-      for (++i; i < end; ++i) {
-        if (i + kUpdateAhead < count)
-          prefetch_row<Chunks, false>(gradient_at(task, sorted[i + kUpdateAhead]), last);
-        grad.add(Gradient::load_from(gradient_at(task, sorted[i]), tail));
+    Scout<Chunks> scout(*this);
+    for (int64_t i = 0; i < kUpdateAhead; ++i) scout.step();
+    for (int64_t u = 0; u < num_rows; ++u) {
+      uint32_t e = scratch.heads[u];
+      Gradient grad = Gradient::load_from(gradient(e), tail);
+      scout.step();
+      while ((e = scratch.next[e]) != 0) {
+        grad.add(Gradient::load_from(gradient(e), tail));
+        scout.step();
       }
-      const Step<kind> step(task, first_row + scratch.rows[u]);
+      const Step<kind> step(task, scratch.rows[u]);
       float squares = 0;
       if (kind == kRowwiseAdagrad) {
         Chunk lanes = grad.chunk[0] * grad.chunk[0];
@@ -145,7 +170,7 @@ struct UpdateRows {
           step.apply(kLanes * c, grad.chunk[c], factor);
       }
     }
-    return num_unique;
+    return num_rows;
   }
 
   // Rows of more than 64 floats: their summed gradient waits in the L1 cache.
@@ -153,17 +178,20 @@ struct UpdateRows {
     const int64_t width = task.width, whole = width / kLanes * kLanes;
     const Tail tail = tail_of(static_cast<int>(width - whole));
     alignas(64) float grad[kMaxWidth];
-    int64_t i = 0;
-    for (int64_t u = 0; u < num_unique; ++u) {
-      if (u + 4 < num_unique) prefetch<4>(u + 4);
+    for (int64_t u = 0; u < num_rows; ++u) {
+      if (u + kWideAhead < num_rows) {
+        prefetch<4>(scratch.rows[u + kWideAhead]);
+        prefetch_row<4, false>(gradient(scratch.heads[u + kWideAhead]), width - 1);
+      }
+      uint32_t e = scratch.heads[u];
+      const float* source = gradient(e);
       if (whole < width) store(grad + whole, broadcast(0));
-      const float* source = gradient_at(task, scratch.sorted[i]);
       for (int64_t j = 0; j < width; ++j) grad[j] = source[j];
-      for (++i; i < scratch.starts[u]; ++i) {
-        source = gradient_at(task, scratch.sorted[i]);
+      while ((e = scratch.next[e]) != 0) {
+        source = gradient(e);
         for (int64_t j = 0; j < width; ++j) grad[j] += source[j];
       }
-      const Step<kind> step(task, first_row + scratch.rows[u]);
+      const Step<kind> step(task, scratch.rows[u]);
       float squares = 0;
       if (kind == kRowwiseAdagrad) {
         Chunk lanes = broadcast(0);
@@ -174,23 +202,30 @@ struct UpdateRows {
       for (int64_t j = 0; j < whole; j += kLanes) step.apply(j, load(grad + j), factor);
       if (whole < width) step.apply(whole, load(grad + whole), factor, tail);
     }
-    return num_unique;
+    return num_rows;
   }
 };
 
-int64_t update(const UpdateTask& task, int64_t first_row, const uint64_t* entries,
-               int64_t num_entries, const Scratch& scratch) {
-  const int64_t num_unique = group(entries, num_entries, scratch);
+template <Optimizer kind>
+int64_t update_rows(const UpdateTask& task, const Buckets& buckets, const Scratch& scratch) {
+  const int64_t num_rows = buckets.shift <= kMaxDirectShift ? chain<true>(buckets, scratch)
+                                                            : chain<false>(buckets, scratch);
+  const int64_t start = buckets.first == 0 ? 0 : buckets.ends[buckets.first - 1];
+  if (num_rows == 0) return 0;
+  return with_width(task.width,
+                    UpdateRows<kind>{task, buckets.entries + start - 1, num_rows, scratch});
+}
+
+int64_t update(const UpdateTask& task, const Buckets& buckets, const Scratch& scratch) {
   switch (task.optimizer) {
     case kRowwiseAdagrad:
-      return with_width(task.width,
-                        UpdateRows<kRowwiseAdagrad>{task, first_row, num_unique, scratch});
+      return update_rows<kRowwiseAdagrad>(task, buckets, scratch);
     case kAdagrad:
-      return with_width(task.width, UpdateRows<kAdagrad>{task, first_row, num_unique, scratch});
+      return update_rows<kAdagrad>(task, buckets, scratch);
     case kAdam:
-      return with_width(task.width, UpdateRows<kAdam>{task, first_row, num_unique, scratch});
+      return update_rows<kAdam>(task, buckets, scratch);
     default:
-      return with_width(task.width, UpdateRows<kSgd>{task, first_row, num_unique, scratch});
+      return update_rows<kSgd>(task, buckets, scratch);
   }
 }
 

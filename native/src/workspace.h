@@ -10,20 +10,20 @@
 
 namespace muxtable {
 
-// Grows without keeping or clearing its old contents.
-template <typename Item>
+// Grows without keeping its old contents. `Zeroed` memory is zero when it is new.
+template <typename Item, bool Zeroed = false>
 class Buffer {
  public:
   Item* reserve(int64_t size) {
     if (size > size_) {
       items_.reset();
       size_ = 0;
-      items_.reset(new Item[static_cast<size_t>(size + size / 4)]);
-      size_ = size + size / 4;
+      const size_t room = static_cast<size_t>(size + size / 4);
+      items_.reset(Zeroed ? new Item[room]() : new Item[room]);
+      size_ = static_cast<int64_t>(room);
     }
     return items_.get();
   }
-  Item* get() const { return items_.get(); }
 
  private:
   std::unique_ptr<Item[]> items_;
@@ -31,18 +31,26 @@ class Buffer {
 };
 
 struct ThreadScratch {
-  Buffer<uint64_t> slots, sorted;
-  Buffer<uint32_t> unique, starts, rows;
+  Buffer<uint32_t, true> table;
+  Buffer<uint32_t> next, heads;
+  Buffer<int64_t> rows;
 
-  Scratch reserve(int64_t entries) {
-    return {slots.reserve(num_slots(entries)), unique.reserve(entries), starts.reserve(entries + 1),
-            rows.reserve(entries), sorted.reserve(entries)};
+  Scratch reserve(int64_t table_size, int64_t entries) {
+    return {table.reserve(table_size), next.reserve(entries + 1), heads.reserve(entries + 1),
+            rows.reserve(entries + 1)};
   }
+};
+
+// Consecutive buckets that one thread processes in one go.
+struct Go {
+  int64_t first, last;  // buckets
+  int64_t size;         // entries
 };
 
 struct Workspace {
   Buffer<uint64_t> entries;
   Buffer<int64_t> counts;
+  std::vector<Go> goes;
   Buffer<float> scaled;
   std::vector<ThreadScratch> threads;
 };
