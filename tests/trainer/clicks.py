@@ -13,11 +13,11 @@ from trainer.job import Job
 def write_clicks(folder: Path, train: int = 2000, valid: int = 600, test: int = 600) -> None:
     """Writes train, valid and test logs: ids, words, a list, numbers, labels, weights."""
     rng = np.random.default_rng(0)
-    taste = rng.normal(size=(60, 3)), rng.normal(size=(30, 3))
+    of_user, of_item = rng.normal(size=60), rng.normal(size=30)
     for part, rows in (("train", train), ("valid", valid), ("test", test)):
         user, item = rng.integers(0, 60, rows), rng.integers(0, 30, rows)
         price = rng.exponential(2, rows)
-        score = (taste[0][user] * taste[1][item]).sum(1) - 0.3 * price
+        score = of_user[user] + of_item[item] - 0.3 * price
         table = pa.table(
             {
                 "user": pa.array(user),
@@ -48,7 +48,13 @@ def clicks_job(**changes: dict[str, Any]) -> Job:
         "features": {"categorical": ["user", "item"], "list": ["tags"], "dense": ["price"]},
         "table": {"rows": 300, "width": 4, "exact_below": 20},
         "tower": {"hidden": [16], "dropout": 0.1},
-        "train": {"batch_size": 64, "epochs": 2, "threads": 1, "log_every": 5},
+        "train": {
+            "batch_size": 64,
+            "epochs": 2,
+            "learning_rate": 0.01,
+            "threads": 1,
+            "log_every": 5,
+        },
         "run": {"checkpoint_every": 10, "tensorboard": False},
     }
     for part, keys in changes.items():
