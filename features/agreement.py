@@ -51,7 +51,7 @@ def find_column(column: str, schema: Any, path: str, user: str) -> None:
     """Raises DataError, with the nearest right name, where a file has no such column."""
     if column in schema.names:
         return
-    near = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.6)
     known = ", ".join(schema.names[:12]) + (", ..." if len(schema.names) > 12 else "")
     raise DataError(
         f'{path}: column "{column}" of {user} is missing',

@@ -1,20 +1,19 @@
 """The end of a Parquet file: told apart from what is not one, and parsed within limits.
 
 Nothing in a file is trusted: sizes are bounded before they are allocated, and every error of the
-reader becomes a DataError with the place.
+reader becomes a DataError with the place. The column chunks of a footer are never looked at from
+here: pyarrow (26.0) ends the process where their statistics are damaged, while reading raises.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.arrow import storage_type
 from features.errors import DataError
-from features.ids import is_string
 from features.patterns import FileEntry, first_line
 
 WRITE_AGAIN = "copy or write the file again, or leave it out of the pattern"
@@ -23,10 +22,6 @@ _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 _SMALLEST = 12  # magic, length of the footer, magic
 _MAX_FOOTER_BYTES = 256 << 20
 _MAX_FOOTER_ITEMS = 10_000_000
-# Writers give up on a dictionary of this size. A column chunk below it is a dictionary throughout,
-# and so is one that takes fewer bytes a value than any plain string would.
-_DICTIONARY_LIMIT_BYTES = 1 << 20
-_DICTIONARY_BYTES_PER_VALUE = 5
 
 
 def read_footer(entry: FileEntry) -> tuple[Any, Any]:
@@ -90,33 +85,6 @@ def _check_counts(metadata: Any, path: str) -> None:
             f"{metadata.num_rows}",
             WRITE_AGAIN,
         )
-
-
-def dictionary_columns(opened: Any, columns: Sequence[str]) -> list[str]:
-    """The string columns to be read as dictionaries: each of their values is then hashed once.
-
-    Half of a string column's cost is making strings, unless the writer gave its dictionary up: then
-    the reader would have to build one.
-    """
-    metadata = opened.metadata
-    if metadata.num_row_groups == 0:
-        return []
-    strings = {
-        field.name
-        for field in opened.schema_arrow
-        if field.name in columns and is_string(storage_type(field.type))
-    }
-    # The first row group stands for all; a wrong guess costs time, not truth.
-    group = metadata.row_group(0)
-    coded = []
-    for index in range(metadata.num_columns if strings else 0):
-        chunk = group.column(index)
-        if chunk.path_in_schema in strings and chunk.has_dictionary_page:
-            size = chunk.total_uncompressed_size
-            most = max(_DICTIONARY_LIMIT_BYTES, _DICTIONARY_BYTES_PER_VALUE * chunk.num_values)
-            if size < most:
-                coded.append(chunk.path_in_schema)
-    return coded
 
 
 @contextmanager

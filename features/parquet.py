@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,10 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from features.agreement import check_columns
+from features.arrow import storage_type
 from features.errors import DataError
-from features.footer import WRITE_AGAIN, dictionary_columns, read_footer, translated
+from features.footer import WRITE_AGAIN, read_footer, translated
+from features.ids import is_string
 from features.patterns import FileEntry, find_files
 from features.schema import FeatureSet
 from features.statistics import KeyClass
@@ -37,6 +39,9 @@ _OPEN_FILES = 4
 _REMOTE_THREADS = 8
 # Column chunks of row groups too large to be read at once are fetched through buffers of this size.
 _FORWARD_BUFFER_BYTES = 1 << 20
+# A dictionary pays unless it has more values than these: a number, and a share of the rows.
+_FEW_VALUES = 1024
+_REPEATED_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,9 @@ class Dataset:
         self.files = tuple(files)
         self.num_rows = sum(file.num_rows for file in self.files)
         _refuse_empty(self.files, self.num_rows)
+        self._strings = frozenset(
+            field.name for field in self.schema if is_string(storage_type(field.type))
+        )
 
     @property
     def row_groups(self) -> tuple[tuple[int, ...], ...]:
@@ -116,36 +124,48 @@ class Dataset:
         with self.open_reader(columns) as reader:
             return reader.row_group(file, row_group)
 
-    def open_file(self, file: int, columns: Sequence[str], buffer_bytes: int = 0) -> Any:
+    def coded_columns(self, columns: Sequence[str]) -> frozenset[str]:
+        """Returns which of these columns are to be read as dictionaries.
+
+        Making strings is half the cost of reading them, and of a dictionary each value is hashed
+        once; but where nearly every row has a value of its own, building one costs more.
+        """
+        return frozenset(columns) & self._strings
+
+    def note_dictionaries(self, table: Any) -> None:
+        """Takes back the choice for columns whose dictionaries hardly repeat a value."""
+        for name in self.coded_columns(table.column_names):
+            chunks = table.column(name).chunks
+            if chunks and pa.types.is_dictionary(chunks[0].type):
+                values, rows = len(chunks[0].dictionary), len(chunks[0])
+                if values > max(_FEW_VALUES, _REPEATED_SHARE * rows):
+                    self._strings -= {name}
+
+    def open_file(self, file: int, coded: Collection[str] = (), buffer_bytes: int = 0) -> Any:
         """Opens a file anew; DataError where it changed since its footer was read."""
         entry = self._entries[file]
         with translated(entry.path):
             _refuse_changed(entry)
             source = entry.filesystem.open_input_file(entry.location)
-        metadata = self._metadata.get(file)
-        options = {
-            "metadata": metadata,
-            "buffer_size": buffer_bytes,
-            # Worth a round trip each where they are slow; on disk it would only hold memory.
-            "pre_buffer": entry.is_remote and not buffer_bytes,
-            "page_checksum_verification": True,
-        }
-        try:
-            with translated(entry.path):
-                opened = pq.ParquetFile(source, **options)
-                coded = dictionary_columns(opened, columns)
-                if coded:
-                    options |= {"metadata": opened.metadata, "read_dictionary": coded}
-                    opened = pq.ParquetFile(source, **options)
-        except DataError:
-            source.close()
-            raise
-        rows = tuple(
-            opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)
-        )
-        if rows != self.files[file].row_groups:
-            source.close()
-            raise DataError(f"{entry.path}: its rows changed while it was in use", _KEEP_STILL)
+            try:
+                opened = pq.ParquetFile(
+                    source,
+                    metadata=self._metadata.get(file),
+                    read_dictionary=sorted(coded),
+                    buffer_size=buffer_bytes,
+                    # Worth its memory where a round trip is slow.
+                    pre_buffer=entry.is_remote and not buffer_bytes,
+                    page_checksum_verification=True,
+                )
+                rows = tuple(
+                    opened.metadata.row_group(group).num_rows
+                    for group in range(opened.num_row_groups)
+                )
+                if rows != self.files[file].row_groups:
+                    raise DataError(f"{entry.path}: its rows changed while in use", _KEEP_STILL)
+            except BaseException:
+                source.close()
+                raise
         return opened
 
 
@@ -155,6 +175,7 @@ class Reader:
     def __init__(self, dataset: Dataset, columns: Sequence[str]) -> None:
         self._dataset = dataset
         self._columns = list(columns)
+        self._coded = dataset.coded_columns(columns)
         self._open: OrderedDict[int, Any] = OrderedDict()
 
     def row_group(self, file: int, row_group: int) -> Any:
@@ -162,7 +183,10 @@ class Reader:
         handle = self._handle(file)
         with translated(self._dataset.place(file, row_group)):
             table = handle.read_row_group(row_group, columns=self._columns, use_threads=False)
-            return self._checked(table, file, row_group, table.num_rows)
+            table.validate()
+            table = self._checked(table, file, row_group)
+        self._dataset.note_dictionaries(table)
+        return table
 
     def rows(self, file: int, row_group: int, first_row: int, num_rows: int) -> Any:
         """Returns some rows of a row group; what stands behind them is not decoded."""
@@ -185,12 +209,14 @@ class Reader:
         """
         whole = self._dataset.files[file].row_groups[row_group]
         sizes = [min(block_rows, whole - first) for first in range(0, whole, block_rows)]
-        handle = self._dataset.open_file(file, self._columns, _FORWARD_BUFFER_BYTES)
+        coded = self._dataset.coded_columns(self._columns)
+        handle = self._dataset.open_file(file, coded, _FORWARD_BUFFER_BYTES)
         try:
             tables = _regroup(self._batches(handle, row_group, block_rows), sizes)
             for block in range(len(sizes)):
                 with translated(self._dataset.place(file, row_group)):
                     table = next(tables)
+                self._dataset.note_dictionaries(table)
                 if block >= first_block:
                     yield table
         finally:
@@ -208,29 +234,33 @@ class Reader:
         self.close()
 
     def _handle(self, file: int) -> Any:
+        coded = self._dataset.coded_columns(self._columns)
+        if coded != self._coded:
+            self.close()
+            self._coded = coded
         handle = self._open.pop(file, None)
         if handle is None:
             while len(self._open) >= _OPEN_FILES:
                 self._open.popitem(last=False)[1].close(force=True)
-            handle = self._dataset.open_file(file, self._columns)
+            handle = self._dataset.open_file(file, coded)
         self._open[file] = handle
         return handle
 
     def _batches(self, handle: Any, row_group: int, batch_rows: int) -> Iterator[Any]:
-        # Names with dots also bring columns below and beside them, hence the selection.
         for batch in handle.iter_batches(
             batch_size=batch_rows, row_groups=[row_group], columns=self._columns, use_threads=False
         ):
             yield pa.Table.from_batches([batch]).select(self._columns)
 
-    def _checked(self, table: Any, file: int, row_group: int, num_rows: int) -> Any:
+    def _checked(self, table: Any, file: int, row_group: int) -> Any:
         promised = self._dataset.files[file].row_groups[row_group]
-        if num_rows != promised:
+        if table.num_rows != promised:
             raise DataError(
-                f"{self._dataset.place(file, row_group)}: {num_rows} rows, but the footer says "
-                f"{promised}",
+                f"{self._dataset.place(file, row_group)}: {table.num_rows} rows, but the footer "
+                f"says {promised}",
                 WRITE_AGAIN,
             )
+        # Names with dots also bring columns below and beside them.
         return table.select(self._columns)
 
 

@@ -71,24 +71,35 @@ def _is_hidden(name: str) -> bool:
 
 def _find_local(pattern: str, base: Path) -> Iterator[FileEntry]:
     plain = pattern.removeprefix("file://")
-    start = base / plain
-    if start.is_dir():
-        found = list(_walk(plain, base))
-        if not found:
-            raise DataError(
-                f'no *.parquet file in the folder "{plain}" ({start})',
-                "name the folder that holds the Parquet files, or a glob of other names",
-            )
-    elif os.path.lexists(start):
-        found = [plain]
-    elif _WILDCARD.search(plain):
-        found = list(_match_local(plain, base))
-    else:
-        found = []
+    try:
+        found = _names(plain, base)
+    except OSError as exc:
+        raise DataError(
+            f'"{pattern}" cannot be looked at: {exc.strerror}',
+            "give this user the right to enter the folder",
+        ) from exc
     if not found:
-        raise DataError(f'no file matches "{pattern}" ({start})', _what_is_there(start))
+        raise DataError(
+            f'no file matches "{pattern}" ({base / plain})', _what_is_there(base / plain)
+        )
     for name in found:
         yield _local_entry(os.path.normpath(name), base)
+
+
+def _names(pattern: str, base: Path) -> list[str]:
+    """The files that a pattern matches, as it would name them."""
+    start = base / pattern
+    if start.is_dir():
+        found = list(_walk(pattern, base))
+        if not found:
+            raise DataError(
+                f'no *.parquet file in the folder "{pattern}" ({start})',
+                "name the folder that holds the Parquet files, or a glob of other names",
+            )
+        return found
+    if os.path.lexists(start):
+        return [pattern]
+    return list(_match_local(pattern, base)) if _WILDCARD.search(pattern) else []
 
 
 def _walk(folder: str, base: Path) -> Iterator[str]:
@@ -143,11 +154,9 @@ _LOCAL = pyarrow.fs.LocalFileSystem()
 def _what_is_there(start: Path) -> str:
     """Says where the path stops to exist, and what stands beside it."""
     folder = start.parent
-    while _WILDCARD.search(folder.name) or not folder.exists():
-        if folder == folder.parent:
-            break
-        folder = folder.parent
     try:
+        while _WILDCARD.search(folder.name) or not folder.exists():
+            folder = folder.parent
         names = sorted(name.name for name in folder.iterdir() if not _is_hidden(name.name))
     except OSError as exc:
         return f"the folder {folder} cannot be read: {exc.strerror}"
