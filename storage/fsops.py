@@ -83,6 +83,10 @@ class Disk:
         """Writes the front of `data`; returns how much."""
         return os.write(descriptor, data)
 
+    def truncate(self, descriptor: int) -> None:
+        """Empties a lock file."""
+        os.ftruncate(descriptor, 0)
+
     def sync(self, descriptor: int) -> None:
         """Returns when the file's data is on the device."""
         os.fsync(descriptor)

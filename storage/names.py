@@ -8,6 +8,8 @@ File names have one case, so that a copy on a file system that folds case is the
 """
 
 import re
+import secrets
+from pathlib import Path
 
 from features.errors import SnapshotError
 
@@ -15,11 +17,13 @@ MANIFEST = "manifest.json"
 TENSOR_SUFFIX = ".safetensors"
 
 _FILE = r"[a-z0-9](?:[a-z0-9_-]|\.(?!\.)){0,63}"
+_ATTEMPT = r"[a-z0-9][a-z0-9-]{0,63}"
+_TEMPORARY = re.compile(rf"\.{_FILE}\.(?P<attempt>{_ATTEMPT})\.[0-9a-f]{{8}}\.tmp")
 _FORMS = {
     "file": _FILE,
     "bundle": _FILE,
     "tensor": r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.)){0,127}",
-    "attempt": r"[a-z0-9][a-z0-9-]{0,63}",
+    "attempt": _ATTEMPT,
     "digest": r"[0-9a-f]{64}",
 }
 _LETTERS = {
@@ -46,6 +50,17 @@ def check_name(kind: str, name: str) -> str:
             f'use {_LETTERS[kind]}, without "..", beginning with a letter or a digit',
         )
     return name
+
+
+def temporary_path(parent: Path, name: str, attempt: str) -> Path:
+    """Returns a new name for something that an attempt is making or removing."""
+    return parent / f".{name}.{attempt}.{secrets.token_hex(4)}.tmp"
+
+
+def temporary_attempt(name: str) -> str | None:
+    """Returns the attempt in a name of `temporary_path`, None for any other name."""
+    match = _TEMPORARY.fullmatch(name)
+    return match["attempt"] if match else None
 
 
 def slug(name: str) -> str:

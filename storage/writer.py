@@ -14,7 +14,6 @@ which attempt it belongs to. Any error is the end of the bundle: nothing is retr
 
 import hashlib
 import logging
-import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -40,7 +39,7 @@ from storage.manifest import (
     check_manifest,
     encode_manifest,
 )
-from storage.names import MANIFEST, TENSOR_SUFFIX, check_name, slug
+from storage.names import MANIFEST, TENSOR_SUFFIX, check_name, slug, temporary_path
 from storage.tensors import (
     BLOCK_BYTES,
     MAX_PART_BYTES,
@@ -89,7 +88,7 @@ class BundleWriter:
         self._disk = disk
         self._budget = ByteBudget(copy_budget)
         self._stop = threading.Event()
-        self._is_published = False
+        self.is_published = False
         self._jobs: list[Future[FileEntry]] = []
         self._tensors: dict[str, TensorEntry] = {}
         self._files: set[str] = set()
@@ -159,6 +158,7 @@ class BundleWriter:
         where = f'the manifest of "{self.path}"'
         check_manifest(manifest, where)
         data = encode_manifest(manifest, where)
+        self.size_bytes = sum(entry.size for entry in files) + len(data)
         self._write(MANIFEST, lambda: iter([memoryview(data)]))
         with translated("sync a bundle", self.path.parent):
             self._disk.sync_directory(self._directory)
@@ -179,7 +179,7 @@ class BundleWriter:
                     f'"{self.path}" exists already', "nothing is overwritten: use another name"
                 ) from exc.__cause__
             raise
-        self._is_published = True
+        self.is_published = True
 
     def commit(self, content: Mapping[str, Any]) -> str:
         """Seals and publishes; returns the sha256 of the manifest."""
@@ -207,7 +207,7 @@ class BundleWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._is_published:
+        if not self.is_published:
             self.discard()
 
     def _add_small(self, name: str, dtype: str, array: np.ndarray) -> None:
@@ -291,8 +291,3 @@ class BundleWriter:
                 error = job.exception() if job.done() and not job.cancelled() else None
                 if error is not None and not isinstance(error, CancelledError):
                     raise error
-
-
-def temporary_path(parent: Path, name: str, attempt: str) -> Path:
-    """Returns a new name for something that this attempt is making or removing."""
-    return parent / f".{name}.{attempt}.{secrets.token_hex(4)}.tmp"

@@ -1,0 +1,136 @@
+"""Which checkpoint of a run is in force, for whoever reads it: without a lock."""
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from features.errors import SnapshotError
+from storage.bundle import Bundle, Verify, open_bundle
+from storage.fsops import DISK, Disk
+from storage.pointer import POINTER, read_pointer
+
+logger = logging.getLogger(__name__)
+
+RECORD = "checkpoint"
+NAME = re.compile(r"step-[0-9]{10,}(-[0-9]+)?")
+
+
+class CheckpointRecord(BaseModel):
+    """What a checkpoint says of itself: `content["checkpoint"]`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str
+    step: Annotated[int, Field(ge=0)]
+    best: bool
+    """Whether it was the best when it was saved."""
+    promotion: Annotated[int, Field(ge=1)]
+    """Rises with each save of the directory."""
+    lineage: str
+    attempt_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete:
+    """A complete checkpoint in the directory, its contents not verified."""
+
+    record: CheckpointRecord
+    parent: str | None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Later saves have a higher one."""
+        return self.record.promotion, self.record.attempt_number
+
+
+def latest_checkpoint(
+    directory: Path, *, verify: Verify = True, fallback: bool = False, disk: Disk = DISK
+) -> Bundle | None:
+    """Returns the checkpoint that CURRENT names, None before the first; takes no lock.
+
+    SnapshotError where it is not as it was written, unless `fallback` allows the newest other one
+    that is, which is logged.
+    """
+    try:
+        return _in_force(directory, verify, disk)
+    except SnapshotError as exc:
+        if not fallback:
+            raise
+        for found in newest_first(directory, disk):
+            path = directory / found.record.name
+            try:
+                bundle = open_bundle(path, verify, disk=disk)
+            except SnapshotError as refused:
+                logger.warning("passed over: %s", refused)
+                continue
+            logger.warning('falling back to "%s" (step %d): %s', path, found.record.step, exc.what)
+            return bundle
+        raise
+
+
+def checkpoint_record(bundle: Bundle) -> CheckpointRecord:
+    """Returns what a checkpoint says of itself; SnapshotError if it is no checkpoint of a run."""
+    try:
+        if bundle.manifest.kind == "checkpoint":
+            return CheckpointRecord.model_validate(bundle.content.get(RECORD))
+    except ValidationError as exc:
+        raise _no_checkpoint(bundle.path) from exc
+    raise _no_checkpoint(bundle.path)
+
+
+def _no_checkpoint(path: Path) -> SnapshotError:
+    return SnapshotError(f'"{path}" is no checkpoint of a training run', "check the path")
+
+
+def _in_force(directory: Path, verify: Verify, disk: Disk) -> Bundle | None:
+    pointer = read_pointer(directory, disk=disk)
+    while pointer is not None:
+        try:
+            bundle = open_bundle(directory / pointer.name, verify, pointer.digest, disk=disk)
+            checkpoint_record(bundle)
+        except SnapshotError:
+            # A run that is training may have moved on and removed it between the two calls.
+            moved = read_pointer(directory, disk=disk)
+            if moved == pointer:
+                raise
+            pointer = moved
+        else:
+            return bundle
+    found = list(newest_first(directory, disk))
+    # The first save of all has no parent, and its crash may leave it without a pointer.
+    if any(complete.parent is not None for complete in found):
+        raise SnapshotError(
+            f'"{directory / POINTER}" is missing, but checkpoints are there',
+            "restore it from a copy, or allow the newest good checkpoint to be used instead",
+        )
+    if found:
+        logger.info('"%s" holds a first checkpoint that was not committed', directory)
+    return None
+
+
+def newest_first(directory: Path, disk: Disk) -> Iterator[Complete]:
+    """Yields the complete checkpoints of a directory, their contents not verified."""
+    try:
+        names = disk.names(directory)
+    except FileNotFoundError:
+        return
+    looked_at = (look_at(directory / name, disk) for name in names if NAME.fullmatch(name))
+    found = [complete for complete in looked_at if complete is not None]
+    yield from sorted(found, key=lambda complete: complete.order, reverse=True)
+
+
+def look_at(path: Path, disk: Disk) -> Complete | None:
+    """Returns what a directory says of itself; None unless complete and under its own name."""
+    try:
+        with open_bundle(path, verify=False, disk=disk) as bundle:
+            record = checkpoint_record(bundle)
+            parent = bundle.manifest.parent
+    except SnapshotError as exc:
+        logger.debug("no complete checkpoint: %s", exc)
+        return None
+    return Complete(record=record, parent=parent) if record.name == path.name else None
