@@ -19,7 +19,7 @@ from torch import Tensor
 from features.errors import SnapshotError, TrainingError
 from features.routing import Layout
 from storage.bundle import Bundle, open_bundle
-from storage.pointer import read_pointer
+from trainer.checkpoint import latest_checkpoint
 from trainer.dense_optimizer import DenseOptimizer
 from trainer.model import Model
 from trainer.state import RunState
@@ -63,24 +63,25 @@ def open_checkpoint(directory: Path, which: str | int) -> Bundle:
     Takes no part in the run: it may be training meanwhile. Raises SnapshotError where there is no
     such checkpoint.
     """
-    pointer = read_pointer(directory) if directory.is_dir() else None
-    if pointer is None:
+    # Where the last one only tells which is best, its contents need not be verified.
+    last = latest_checkpoint(directory, verify=which == "last")
+    if last is None:
         raise SnapshotError(f'"{directory}" holds no checkpoint', "train the run first")
-    last = open_bundle(directory / pointer.name, expected_digest=pointer.digest)
     if which == "last":
         return last
     with last:
         state = state_in(last)
     best = state.step if state.best_step is None else state.best_step
     step = best if which == "best" else which
+    name = f"step-{step:010d}"
     # A step that was saved twice (before and after its validation) has the same model twice.
-    found = sorted(directory.glob(f"step-{step:010d}*"))
-    if not found:
-        raise SnapshotError(
-            f'"{directory}" holds no checkpoint of step {step}',
-            f"it holds: {', '.join(path.name for path in sorted(directory.glob('step-*')))}",
-        )
-    return open_bundle(found[-1])
+    names = sorted(path.name for path in directory.glob("step-*"))
+    for found in names:
+        if found == name or found.startswith(f"{name}-"):
+            return open_bundle(directory / found)
+    raise SnapshotError(
+        f'"{directory}" holds no checkpoint of step {step}', f"it holds: {', '.join(names)}"
+    )
 
 
 def check_digests(bundle: Bundle, digests: Mapping[str, str]) -> None:

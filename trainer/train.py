@@ -283,7 +283,7 @@ class _Session:
         state = self.state
         best_step = state.step if state.best_step is None else state.best_step
         if best_step != state.step:
-            with self._store.open(best_step) as bundle:
+            with saving.open_checkpoint(self._run.checkpoints, "best") as bundle:
                 saving.restore(self._model, bundle, None)
         metrics = {}
         if state.best_metrics is not None:
