@@ -102,7 +102,7 @@ class DenseTransform:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object for manifests; `from_json` reads it back."""
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self), allow_nan=False))
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "DenseTransform":

@@ -173,13 +173,19 @@ def _check_placements(
     order = [LAYOUT_ORDER.index(placement.feature.kind) for placement in placements]
     if order != sorted(order):
         raise ValueError("the features are not in layout order")
-    if len({placement.feature.name for placement in placements}) < len(placements):
-        raise ValueError("two features have one name")
     exact = {name for name, region in regions.items() if region.kind == "exact"}
     if set(vocabularies) != exact:
         raise ValueError(f"vocabularies of {sorted(vocabularies)} for exact {sorted(exact)}")
+    by_name = {placement.feature.name: placement for placement in placements}
+    if len(by_name) < len(placements):
+        raise ValueError("two features have one name")
     for placement in placements:
         feature, region = placement.feature, regions.get(placement.region)
+        owner = by_name.get(feature.salt_name)
+        if owner is None or owner.feature.salt_name != owner.feature.name:
+            raise ValueError(f"feature {feature.name} shares rows with no feature of its own")
+        if (owner.region, owner.feature.num_lookups) != (placement.region, feature.num_lookups):
+            raise ValueError(f"feature {feature.name} does not read the rows it shares")
         if region is None:
             raise ValueError(f"feature {feature.name} is in no region")
         if not 1 <= feature.num_lookups <= MAX_LOOKUPS:
