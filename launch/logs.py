@@ -1,4 +1,4 @@
-"""Logging of the command line: warnings and decisions as one line each, on stderr."""
+"""Logging of the command line: one line each, on stderr."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class _Lines(logging.Handler):
 
 
 def set_up_logging(output: Output) -> None:
-    """Sends the records of our packages to stderr: warnings always, decisions unless quiet."""
+    """Sends the records of our packages to stderr: warnings, and all of them with --debug."""
     logging.lastResort = None
     handler = _Lines(output)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    level = logging.DEBUG if output.debug else logging.WARNING if output.quiet else logging.INFO
+    level = logging.DEBUG if output.debug else logging.WARNING
     for name in _OURS:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]

@@ -32,30 +32,27 @@ def command(
 
     output: Output = ctx.obj
     which = parse_checkpoint(checkpoint)
-    from trainer.evaluate import evaluate
+    from trainer.evaluate import evaluate, load_model
     from trainer.run import Run
-    from trainer.train import load_model
 
     run = Run.open(run_path)
     name, dataset = _rows_of(run, data)
-    model, feature_set, profile = load_model(run, which)
-    dataset.check(feature_set, model.layout.key_classes)
+    trained = load_model(run, which)
+    dataset.check(trained.feature_set, trained.model.layout.key_classes)
     with tempfile.TemporaryDirectory() as scratch, RunProgress(output) as progress:
         progress.stage("eval", dataset.num_rows)
         metrics = evaluate(
-            model,
+            trained.model,
             dataset,
-            feature_set,
-            profile,
+            trained.feature_set,
+            trained.profile,
             scratch=Path(scratch),
             buffer=run.job.train.metrics_buffer,
             on_rows=progress.evaluated,
         )
-    document = {"run": str(run_path), "data": name, "checkpoint": which, **metrics.to_json()}
-    output.result(
-        document,
-        lambda console: console.print(metrics_table(f"{name}, {which} checkpoint", {"": metrics})),
-    )
+    document = {"run": str(run_path), "data": name, "step": trained.step, **metrics.to_json()}
+    title = f"{name} by the model of step {trained.step:,}"
+    output.result(document, lambda console: console.print(metrics_table(title, {"": metrics})))
 
 
 def _rows_of(run: Run, data: str | None) -> tuple[str, Dataset]:

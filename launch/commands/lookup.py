@@ -57,13 +57,13 @@ def look_up(
     from features.schema import FeatureSet
     from launch.residents import find_residents, find_route, parse_value
     from trainer.run import Run
-    from trainer.saving import layout_in
-    from trainer.train import open_checkpoint
+    from trainer.saving import layout_in, open_checkpoint, state_in
 
     run = Run.open(run_path)
     job = run.job
-    with open_checkpoint(run, which) as bundle:
+    with open_checkpoint(run.checkpoints, which) as bundle:
         layout = layout_in(bundle)
+        step = state_in(bundle).step
         route = find_route(layout, feature)
         value = parse_value(layout, route, words)
         rows = layout.rows_of(feature, value)[:, 0].tolist()
@@ -74,7 +74,7 @@ def look_up(
         ]
     document: dict[str, Any] = {
         "run": str(run_path),
-        "checkpoint": which,
+        "step": step,
         "feature": feature,
         "value": words if len(words) != 1 else words[0],
         "region": route.region,
@@ -103,7 +103,7 @@ def render_lookup(console: Console, document: dict[str, Any]) -> None:
     value = document["value"]
     name = " x ".join(value) if isinstance(value, list) else value
     kind = "rows of its own" if document["exact"] else f"region {document['region']}"
-    rows: list[tuple[str, Any]] = [("stored in", kind), ("checkpoint", document["checkpoint"])]
+    rows: list[tuple[str, Any]] = [("stored in", kind), ("model of", f"step {document['step']:,}")]
     if "seen" in document:
         rows.append(("seen in", f"{document['seen']:,} rows"))
     console.print(facts(f"{document['feature']} = {name or 'null'}", rows))

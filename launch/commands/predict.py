@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,18 +34,20 @@ def command(
     run = Run.open(run_path)
     dataset = open_rows(data)
     scoring = Scoring.prepare(dataset, out, tuple(keep or ()), force=force)
-    from trainer.evaluate import predict
-    from trainer.train import load_model
+    from trainer.evaluate import load_model, predict
 
-    model, feature_set, profile = load_model(run, which)
+    trained = load_model(run, which)
+    feature_set = replace(trained.feature_set, label=None, weight=None)
+    dataset.check(feature_set, trained.model.layout.key_classes)
     with RunProgress(output) as progress:
         progress.stage("score", dataset.num_rows)
         written = scoring.write(
-            predict(model, dataset, feature_set, profile), on_rows=progress.evaluated
+            predict(trained.model, dataset, feature_set, trained.profile),
+            on_rows=progress.evaluated,
         )
     document = {
         "run": str(run_path),
-        "checkpoint": which,
+        "step": trained.step,
         "rows": dataset.num_rows,
         "files": [
             {"input": f.source, "path": str(f.path), "rows": f.rows, "mean_score": f.mean_score}
@@ -53,7 +56,7 @@ def command(
     }
     columns = [Column("file", right=False), Column("rows"), Column("mean score")]
     rows = [(f.path, f"{f.rows:,}", _mean(f.mean_score)) for f in written]
-    title = f"scored {dataset.num_rows:,} rows"
+    title = f"scored {dataset.num_rows:,} rows by the model of step {trained.step:,}"
     output.result(document, lambda console: console.print(table(title, columns, rows)))
 
 
