@@ -1,12 +1,18 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from features.collisions import forecast, mean_co_residents, measured_collisions
+from features.columns import table_keys
 from features.errors import ConfigError, DataError, PlanError
+from features.parquet import open_dataset
+from features.profile import build_profile
+from features.routing import KeyBatch
 from features.schema import FeatureSet
-from features.settings import FeatureSettings, FeaturesSettings, TableSettings
+from features.settings import DataSettings, FeatureSettings, FeaturesSettings, TableSettings
 from tests.features.statistics_of import Seen, counted, edged, known
 from trainer.representations.budget import apportion
 from trainer.representations.registry import build_layout
@@ -355,3 +361,57 @@ def test_criteo_at_a_tenth_has_the_co_residents_of_the_paper(multiplexed, co_res
     assert sum(CRITEO) == 160_605
     assert mean_co_residents(expected) == pytest.approx(co_residents, rel=0.02)
     assert mean_co_residents(measured) == pytest.approx(co_residents, rel=0.02)
+
+
+def test_a_profile_of_real_rows_lays_out_every_kind_and_routes_the_rows_it_saw(tmp_path):
+    count = 2000
+    rng = np.random.default_rng(0)
+    table = pa.table(
+        {
+            "user": rng.integers(0, 500, count),
+            "gender": pa.array(rng.choice(["f", "m"], count), mask=rng.random(count) < 0.1),
+            "history": [[int(i) % 7] * (i % 4) if i % 5 else None for i in range(count)],
+            "item": rng.integers(0, 7, count),
+            "age": pa.array(rng.normal(size=count), mask=rng.random(count) < 0.1),
+            "click": rng.integers(0, 2, count),
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    settings = TableSettings(rows=400, width=4)
+    feature_set = FeatureSet.build(
+        DataSettings(train="rows.parquet", label="click"),
+        FeaturesSettings(
+            categorical=["user", "gender", "item"],
+            sequence=["history"],
+            dense=["age"],
+            cross={"user_gender": ["user", "gender"]},
+        ),
+        {
+            "history": FeatureSettings(shares="item", pooling="last"),
+            "age": FeatureSettings(bucketize=8),
+        },
+        settings,
+    )
+
+    profile = build_profile(open_dataset("rows.parquet", tmp_path), feature_set, settings)
+    layout = build_layout(feature_set, profile, settings)
+    keys = table_keys(table, feature_set, "f", edges=layout.edges, key_classes=layout.key_classes)
+    routed = layout.route(KeyBatch(count, keys, None, None, np.empty((count, 0), np.float32)))
+
+    # Values, the unseen one and null, two lookups each.
+    exact = {"gender": (2 + 2) * 2, "item": (7 + 2) * 2, "age": (8 + 2) * 2}
+    assert {one.name.removeprefix("exact:"): one.rows for one in layout.regions[1:]} == exact
+    assert layout.rows == 400
+    for name in exact:
+        column = keys[name]
+        present = column.keys if column.nulls is None else column.keys[column.nulls == 0]
+        assert set(present.tolist()) == set(layout[name].vocabulary.tolist())
+    shared = layout.regions[0].rows
+    hashed = np.isin(routed.columns // 8, [0, 4])
+    assert (routed.rows[hashed] < shared).all()
+    assert (routed.rows[~hashed] >= shared).all()
+    assert routed.rows.min() >= 0
+    assert routed.rows.max() < layout.rows
+    (bag,) = routed.bags
+    assert bag.rows.min() >= layout["item"].base
+    assert bag.rows.max() < layout["item"].base + exact["item"]
