@@ -11,6 +11,11 @@ class ByteBudget:
         self._left = limit
         self._changed = threading.Condition()
 
+    def has(self, size: int) -> bool:
+        """Whether `take` would not wait."""
+        with self._changed:
+            return self._left >= size
+
     def take(self, size: int) -> None:
         """Waits until `size` bytes are free and takes them; `size` is at most the limit."""
         with self._changed:

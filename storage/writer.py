@@ -88,6 +88,9 @@ class BundleWriter:
         self._disk = disk
         self._budget = ByteBudget(copy_budget)
         self._stop = threading.Event()
+        # Copies are made while the caller waits, so nothing competes with them: threads begin when
+        # the copies are done, the budget is used up, or something is written without a copy.
+        self._begin = threading.Event()
         self.is_published = False
         self._jobs: list[Future[FileEntry]] = []
         self._tensors: dict[str, TensorEntry] = {}
@@ -124,6 +127,8 @@ class BundleWriter:
             self._raise_failed()
             piece = array[first : first + rows]
             if copy and piece.nbytes <= self._budget.limit:
+                if not self._budget.has(piece.nbytes):
+                    self._begin.set()
                 self._budget.take(piece.nbytes)
                 # No name for the copy: it must go when its job ends, not when the next is made.
                 self._submit_tensors(file, {name: np.array(piece, order="C")}, piece.nbytes)
@@ -132,6 +137,8 @@ class BundleWriter:
         self._tensors[name] = TensorEntry(
             name=name, dtype=dtype, shape=array.shape, parts=tuple(parts)
         )
+        if waiting:
+            self._begin.set()
         for job in waiting:
             self._result(job)
 
@@ -143,9 +150,17 @@ class BundleWriter:
         self._files.add(name)
         self._submit(name, lambda: iter([memoryview(data)]))
 
+    def finish(self) -> None:
+        """Hands to the threads what is left; nothing may be added after it.
+
+        `seal` does it too, but a thread that outlives the interpreter's end may start no work.
+        """
+        self._flush_pack()
+        self._begin.set()
+
     def seal(self, content: Mapping[str, Any]) -> str:
         """Waits for all files and writes the manifest; returns its sha256."""
-        self._flush_pack()
+        self.finish()
         files = sorted((self._result(job) for job in self._jobs), key=lambda entry: entry.name)
         manifest = Manifest(
             kind=self._kind,
@@ -190,6 +205,7 @@ class BundleWriter:
     def discard(self) -> None:
         """Removes what this writer wrote, published or not; errors are only logged."""
         self._stop.set()
+        self._begin.set()
         self._pool.shutdown(cancel_futures=True)
         if self._directory == self.path:
             self._directory = temporary_path(self.path.parent, self.name, self._attempt)
@@ -250,6 +266,7 @@ class BundleWriter:
     ) -> Future[FileEntry]:
         def work() -> FileEntry:
             try:
+                self._begin.wait()
                 return self._write(file, chunks)
             except BaseException:
                 self._stop.set()

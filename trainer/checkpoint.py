@@ -225,6 +225,7 @@ class CheckpointStore:
                 writer.add_tensor(tensor, array, copy=copy)
             for file, data in files.items():
                 writer.add_file(file, data)
+            writer.finish()
         except BaseException:
             writer.discard()
             raise
