@@ -188,6 +188,9 @@ def _check_placements(
             raise ValueError(f"feature {feature.name} does not read the rows it shares")
         if region is None:
             raise ValueError(f"feature {feature.name} is in no region")
+        parts = [by_name.get(part) for part in feature.parts]
+        if any(part is None or part.feature.kind != "categorical" for part in parts):
+            raise ValueError(f"feature {feature.name} crosses what is no categorical feature")
         if not 1 <= feature.num_lookups <= MAX_LOOKUPS:
             raise ValueError(f"feature {feature.name} has {feature.num_lookups} lookups")
         if (feature.kind == "bucketized") != (placement.edges is not None):

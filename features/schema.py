@@ -143,14 +143,25 @@ class FeatureSet:
     def from_json(cls, tree: dict[str, Any]) -> "FeatureSet":
         """Reads `to_json` back; raises SnapshotError where it is anything else."""
         try:
-            return _ADAPTER.validate_json(json.dumps(tree))
+            feature_set = _ADAPTER.validate_json(json.dumps(tree))
         except ValidationError as exc:
             error = exc.errors(include_url=False)[0]
             key = ".".join(map(str, error["loc"]))
-            raise SnapshotError(
-                f"the feature schema is damaged or foreign: {key}: {error['msg']}",
-                "read a manifest that this version of muxtable wrote",
-            ) from exc
+            raise _foreign(f"{key}: {error['msg']}") from exc
+        everything = (*feature_set.features, *feature_set.dense)
+        names = {feature.name for feature in everything}
+        if len(names) < len(everything):
+            raise _foreign("two features have one name")
+        if not names.issuperset(part for feature in everything for part in feature.parts):
+            raise _foreign("a cross has a part that is no feature")
+        return feature_set
+
+
+def _foreign(detail: str) -> SnapshotError:
+    return SnapshotError(
+        f"the feature schema is damaged or foreign: {detail}",
+        "read a manifest that this version of muxtable wrote",
+    )
 
 
 _ADAPTER = TypeAdapter(FeatureSet)

@@ -263,6 +263,8 @@ DAMAGES = {
     "another order": lambda tree: tree["features"].reverse(),
     "an unknown key": set_at("features", 0, "more", to=1),
     "no regions": lambda tree: tree.pop("regions"),
+    "a cross of nothing": set_at("features", 0, "feature", "parts", to=["gone", "item"]),
+    "a cross of a list": set_at("features", 0, "feature", "parts", to=["tags", "item"]),
     "a dense feature": set_at("features", 0, "feature", "kind", to="dense"),
 }
 

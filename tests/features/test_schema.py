@@ -312,6 +312,8 @@ def test_a_schema_survives_json():
         lambda tree: tree["features"][0].update(unknown=1),
         lambda tree: tree["features"][0].pop("name"),
         lambda tree: tree["dense"][0].update(clip=[1.0]),
+        lambda tree: tree["features"][0].update(name="item"),
+        lambda tree: tree["features"].pop(0),
     ],
 )
 def test_a_damaged_schema_is_refused(damage):
