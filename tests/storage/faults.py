@@ -35,7 +35,7 @@ class WatchedDisk(Disk):
         self.open: set[int] = set()
         self.calls: list[str] = []
 
-    def before(self, operation: str, arguments: tuple) -> None:
+    def before(self, operation: str, arguments: tuple) -> None:  # noqa: ARG002  for others
         self.calls.append(operation)
 
     def die(self) -> None:
@@ -107,6 +107,7 @@ class FullDisk(WatchedDisk):
     is_full = True
 
     def before(self, operation: str, arguments: tuple) -> None:
+        super().before(operation, arguments)
         if self.is_full and operation == "write":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -137,6 +138,7 @@ class HookedDisk(WatchedDisk):
         self.operation, self.hook, self.is_done = operation, hook, False
 
     def before(self, operation: str, arguments: tuple) -> None:
+        super().before(operation, arguments)
         if operation == self.operation and not self.is_done:
             self.is_done = True
             self.hook()
