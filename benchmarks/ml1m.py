@@ -3,8 +3,8 @@
     muxtable convert movielens ML-1M --out examples/ml1m/data --drop-rating 3
     python -m benchmarks.ml1m [--quick] [--json] [--threads N]
 
-Runs the job files of examples/ml1m with the real command, three seeds each; the hash seed varies with
-the seed, since which values collide moves the AUC ten times as much as the rest of the randomness.
+Runs the job files of examples/ml1m with the real command, three seeds each. The hash seed varies
+with the seed, since which values collide moves the AUC ten times as much as everything else random.
 
 Source of the paper's column: Coleman et al. 2023, arXiv 2305.12102, Table 1 (as transcribed by the
 replication whose results stand in the next column).
