@@ -188,8 +188,9 @@ class Attempt:
 
 def make_directories(path: Path, disk: Disk = DISK) -> None:
     """Makes a directory and those above it, each synced into its parent."""
-    if path.is_dir():
-        return
+    with translated("make a directory", path.parent):
+        if path.is_dir():
+            return
     make_directories(path.parent, disk)
     with translated("make a directory", path.parent):
         try:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from features.errors import SnapshotError
 from storage.bundle import Bundle, Verify, open_bundle
-from storage.fsops import DISK, Disk
+from storage.fsops import DISK, Disk, translated
 from storage.pointer import POINTER, read_pointer
 
 logger = logging.getLogger(__name__)
@@ -115,10 +115,11 @@ def _in_force(directory: Path, verify: Verify, disk: Disk) -> Bundle | None:
 
 def newest_first(directory: Path, disk: Disk) -> Iterator[Complete]:
     """Yields the complete checkpoints of a directory, their contents not verified."""
-    try:
-        names = disk.names(directory)
-    except FileNotFoundError:
-        return
+    with translated("list the checkpoints", directory):
+        try:
+            names = disk.names(directory)
+        except FileNotFoundError:
+            return
     looked_at = (look_at(directory / name, disk) for name in names if NAME.fullmatch(name))
     found = [complete for complete in looked_at if complete is not None]
     yield from sorted(found, key=lambda complete: complete.order, reverse=True)
