@@ -123,7 +123,7 @@ class BundleWriter:
         for first, rows in plan_parts(array.shape, array.itemsize, self._part_bytes, name):
             file = self._next_file(name)
             parts.append(PartEntry(file=file, first_row=first, rows=rows))
-            self._reserve(array.nbytes)
+            self._reserve(200, array.nbytes)
             self._raise_failed()
             piece = array[first : first + rows]
             if copy and piece.nbytes <= self._budget.limit:
@@ -234,7 +234,7 @@ class BundleWriter:
             self._flush_pack()
         if not self._pack:
             self._pack_file = self._next_file("small")
-        self._reserve(0)
+        self._reserve(100, 0)
         self._pack[name] = np.array(array, order="C")
         rows = array.shape[0] if array.shape else 1
         part = PartEntry(file=self._pack_file, first_row=0, rows=rows)
@@ -250,10 +250,10 @@ class BundleWriter:
         self._num_files += 1
         return file
 
-    def _reserve(self, size_bytes: int) -> None:
+    def _reserve(self, entry_bytes: int, size_bytes: int) -> None:
         """Refuses a bundle whose manifest gets too large before it is written, not after."""
         crcs = min(size_bytes, self._part_bytes) * 4 // 3 * 4 // BLOCK_BYTES
-        self._manifest_bytes += crcs + 100
+        self._manifest_bytes += crcs + entry_bytes  # at least that much
         check_limits(self._manifest_bytes, 2 * self._num_files, f'the manifest of "{self.path}"')
 
     def _submit_tensors(
