@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from native import limit, memory
+from tests.native.arrays import available, instruction_set
+
+ROWS = np.random.default_rng(0).permutation(5000)
+
+
+def table_of():
+    table = memory.allocate(5000, 32)
+    table[:] = np.random.default_rng(1).random((5000, 32))
+    return table
+
+
+@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("threads", [1, 3])
+def test_reading_reads_every_row(isa, threads):
+    table, rows = table_of(), ROWS[:3001]
+
+    with instruction_set(isa):
+        total = limit.read_rows(table, rows, threads)
+        everything = limit.read_all(table.reshape(-1)[:100_003], threads)
+
+    assert total == pytest.approx(table[rows].sum(dtype=np.float64), rel=1e-4)
+    assert everything == pytest.approx(table.reshape(-1)[:100_003].sum(dtype=np.float64), rel=1e-4)
+
+
+@pytest.mark.parametrize("isa", available())
+@pytest.mark.parametrize("threads", [1, 3])
+def test_changing_halves_the_given_rows_and_no_other(isa, threads):
+    table, rows = table_of(), ROWS[:3001]
+    expected = np.array(table)
+    expected[rows] /= 2
+
+    with instruction_set(isa):
+        limit.change_rows(table, rows, threads)
+
+    assert np.array_equal(table, expected)
+
+
+@pytest.mark.parametrize("bad", [-1, 5000])
+def test_a_row_outside_the_table_is_refused(bad):
+    rows = np.array([0, bad])
+
+    with pytest.raises(IndexError, match="leave the table"):
+        limit.read_rows(table_of(), rows)
+    with pytest.raises(IndexError, match="leave the table"):
+        limit.change_rows(table_of(), rows)
+
+
+def test_rows_of_another_width_are_refused():
+    with pytest.raises(ValueError, match="length 16, expected 32"):
+        limit.read_rows(memory.allocate(10, 16), np.zeros(1, np.int64))
