@@ -105,7 +105,8 @@ def finish(options: Options, ratios: Mapping[str, float], rows: Sequence[Row]) -
     if options.json:
         print(json.dumps(result, allow_nan=False))
         return
-    console = Console()
+    # A file or a pipe has no width: wide rows stay whole there.
+    console = Console(width=None if sys.stdout.isatty() else 250)
     described = ", ".join(f"{key} {value}" for key, value in machine().items())
     console.print(f"[bold]{options.name}[/bold] at {result['commit']} on {described}")
     if rows:

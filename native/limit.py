@@ -19,7 +19,7 @@ def read_rows(table: Table, rows: Rows, threads: int = 1) -> float:
 
 
 def change_rows(table: Table, rows: Rows, threads: int = 1) -> None:
-    """Halves the given distinct rows of a float32 [R, 32]."""
+    """Negates the given distinct rows of a float32 [R, 32]."""
     _native.limit_change_rows(
         matrix(table, np.float32, "table"), vector(rows, np.int64, "rows"), threads
     )

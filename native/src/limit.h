@@ -9,7 +9,7 @@ namespace muxtable {
 float limit_read_rows(const float* table, int64_t stride, const int64_t* rows, int64_t n,
                       int threads);
 
-// Reads, halves and writes n distinct rows.
+// Reads, negates and writes n distinct rows.
 void limit_change_rows(float* table, int64_t stride, const int64_t* rows, int64_t n, int threads);
 
 // Reads n floats that lie one after another.

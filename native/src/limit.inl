@@ -19,13 +19,13 @@ float read_rows(const float* table, int64_t stride, const int64_t* rows, int64_t
 }
 
 void change_rows(float* table, int64_t stride, const int64_t* rows, int64_t n) {
-  const Chunk half = broadcast(0.5f);
+  const Chunk zero = broadcast(0);
   for (int64_t i = 0; i < n; ++i) {
     if (i + kLimitAhead < n)
       prefetch_row<2, true>(table + rows[i + kLimitAhead] * stride, 2 * kLanes - 1);
     float* const row = table + rows[i] * stride;
-    store(row, load(row) * half);
-    store(row + kLanes, load(row + kLanes) * half);
+    store(row, zero - load(row));
+    store(row + kLanes, zero - load(row + kLanes));
   }
 }
 
