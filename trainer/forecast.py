@@ -2,17 +2,19 @@
 
 What is counted, each at its largest:
 
-    libraries       the interpreter, torch, Arrow and our modules, measured in another process
-    table, state    as `sharding.footprint` says; all rows count as touched
-    tower           parameters, gradients, optimizer state, and the copy of a checkpoint
-    blocks          of each stream the one that is given out and the one read ahead, as keys
-    reading         the row group a thread decodes: Arrow's columns beside the keys made of them
-    batches         the ones ahead, and what forward and backward keep of one
-    checkpoint      the copy of table and state that is written in the background, where it fits
-    evaluation      the predictions held in order, and an evaluation's batch
+    libraries         interpreter, torch, Arrow, our modules and their threads: measured, by a
+                      training of nearly nothing in another process (`trainer.idle`)
+    table, state      as `sharding.footprint` says; all rows count as touched
+    tower             parameters, gradients, optimizer state
+    blocks            of each stream the one that is given out and the one read ahead, as keys
+    reading           the pass of the profile, and later the row groups a thread decodes
+    activations       what forward and backward keep of a batch, and of an evaluation's larger one
+    checkpoint copy   the copy of the tensors that is written in the background
+    predictions       the predictions of an evaluation, held in order
 
-The sum is the forecast; the profile, which is made before the table exists, can only exceed it
-where the table is small, and is counted against it.
+The allocator keeps what was freed and gives part of it out again: phases that follow each other
+count whole where they are largest, and by a share beside it. Copies and shares were fitted to the
+demo, ML-1M and a table of 4 GB, and hold there within 5 % (a slow test holds 10 %).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from features.schema import FeatureSet
 from features.settings import parse_size
 from features.statistics import FeatureStatistics
 from trainer.job import Job
+from trainer.memory import resident_bytes
 from trainer.order import MAX_UNIT_ROWS
 from trainer.plan import Plan, tower_state_floats
 
@@ -39,24 +42,28 @@ _FLOAT_BYTES = 4
 # Held beside a prediction while predictions are sorted: itself, its weight, and their copies.
 _PREDICTION_BYTES = 32
 _EVALUATION_ROWS = 8192
-# A row group while it is decoded: Arrow's columns, the keys made of them, and their permuted copy.
-_DECODE_COPIES = 3
-# What forward and backward hold of a batch for each of its columns: activation and gradient.
-_ACTIVATION_COPIES = 2
-# Where no process of its own can be started, or torch is missing: seen with the pinned releases.
-_LIBRARIES_BYTES = 330 << 20
 
-# Imports what a training imports and runs one small step, so that the code is in memory too.
-_PROBE = """
-import torch
-import trainer.report_data, trainer.train, trainer.signals, launch.progress
-from trainer.memory import peak_bytes
-net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
-optimizer = torch.optim.Adam(net.parameters())
-torch.nn.functional.softplus(net(torch.zeros(256, 64))).mean().backward()
-optimizer.step()
-print(peak_bytes())
-"""
+# Copies of a row group: while it is profiled, and while it is decoded (Arrow's columns, keys made
+# of them, the permuted keys).
+_PROFILE_COPIES = 5
+_DECODE_COPIES = 3
+# A feature's distinct keys are held exactly up to this many, with the buffers that merge them.
+_DISTINCT_KEYS = 65_536
+_DISTINCT_BYTES = 80
+# Copies of a batch's input (embedding and dense columns) with the optimizer's work on rows; more
+# for each cross layer; an evaluation keeps nothing for a backward pass.
+_BATCH_COPIES = 7.0
+_CROSS_COPIES = 7.5
+_EVALUATION_COPIES = 7.0
+# What the smaller of two phases adds to the larger one.
+_DATA_REUSE = 0.5
+_ACTIVATION_REUSE = 0.35
+
+# What a process that has imported everything still takes for its first steps: code that is read,
+# threads with their arenas, the pools of torch and Arrow.
+_FIRST_USE_BYTES = 140 << 20
+# Where no other process can be started: seen with the pinned releases.
+_LIBRARIES_BYTES = 417 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,37 +88,45 @@ def forecast_memory(
     feature_set: FeatureSet,
     statistics: FeatureStatistics,
     dataset: Dataset,
-    libraries_bytes: int | None = None,
+    libraries_bytes: int,
 ) -> Forecast:
-    """Returns the peak of training a job; `libraries_bytes` None measures it, in a few seconds."""
+    """Returns the peak of training a job on a dataset with these statistics.
+
+    `libraries_bytes` is `measure_libraries()`, or in the training process itself
+    `libraries_from_here()` at its start.
+    """
     row_bytes = _row_bytes(feature_set, statistics)
-    table_bytes = plan.memory.total_bytes
-    tower_bytes = plan.tower_parameters * _FLOAT_BYTES
     tower_floats = 2 + tower_state_floats(job.train.optimizer)
-    copy_bytes = plan.checkpoint_bytes
+    blocks = _blocks_bytes(job, dataset, row_bytes)
+    predictions = 0
+    if job.data.valid is not None or job.data.test is not None:
+        # How many rows are evaluated is not known here; a tenth of a data set is the custom.
+        rows = min(job.train.metrics_buffer, dataset.num_rows // 8)
+        predictions = rows * _PREDICTION_BYTES
     return Forecast(
         parts=(
-            ("libraries", libraries_bytes or measure_libraries()),
+            ("libraries", libraries_bytes),
             ("table", plan.memory.weight_bytes),
             ("optimizer state", plan.memory.state_bytes),
-            ("tower", tower_bytes * tower_floats),
-            ("blocks", _blocks_bytes(job, dataset, row_bytes)),
-            ("reading", _reading_bytes(job, dataset, row_bytes)),
-            ("batches", _batch_bytes(job, plan, feature_set)),
-            (
-                "checkpoint copy",
-                copy_bytes if table_bytes <= parse_size(job.run.copy_budget) else 32 << 20,
-            ),
-            ("evaluation", _evaluation_bytes(job, plan, dataset)),
+            ("tower", plan.tower_bytes * tower_floats),
+            ("blocks", blocks),
+            ("reading", _reading_bytes(job, statistics, dataset, row_bytes, blocks)),
+            ("activations", _activation_bytes(job, plan)),
+            ("checkpoint copy", min(plan.checkpoint_bytes, parse_size(job.run.copy_budget))),
+            ("predictions", predictions),
         )
     )
 
 
 def measure_libraries() -> int:
-    """Returns the peak of a process that has only imported what a training needs."""
+    """Returns the peak of a process that trains on next to nothing; it takes a few seconds."""
     try:
-        probe = subprocess.run(  # noqa: S603 - our own interpreter and text
-            [sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=120, check=True
+        probe = subprocess.run(
+            [sys.executable, "-m", "trainer.idle"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
         )
         return int(probe.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as exc:
@@ -121,6 +136,11 @@ def measure_libraries() -> int:
             _LIBRARIES_BYTES >> 20,
         )
         return _LIBRARIES_BYTES
+
+
+def libraries_from_here() -> int:
+    """Returns what libraries will take of this process, which has imported them."""
+    return resident_bytes() + _FIRST_USE_BYTES
 
 
 def _row_bytes(feature_set: FeatureSet, statistics: FeatureStatistics) -> int:
@@ -151,27 +171,30 @@ def _blocks_bytes(job: Job, dataset: Dataset, row_bytes: int) -> int:
     return min(2 * job.data.streams * block, dataset.num_rows) * row_bytes
 
 
-def _reading_bytes(job: Job, dataset: Dataset, row_bytes: int) -> int:
-    return job.data.read_threads * _group_rows(dataset) * row_bytes * _DECODE_COPIES
+def _reading_bytes(
+    job: Job, statistics: FeatureStatistics, dataset: Dataset, row_bytes: int, blocks: int
+) -> int:
+    group = _group_rows(dataset) * row_bytes
+    distinct = sum(
+        min(seen.cardinality, _DISTINCT_KEYS) * _DISTINCT_BYTES
+        for seen in statistics.categorical.values()
+    )
+    profile = _PROFILE_COPIES * group + distinct
+    decoding = _DECODE_COPIES * group * job.data.read_threads
+    return round(profile + decoding - _DATA_REUSE * min(profile, decoding + blocks))
 
 
-def _batch_bytes(job: Job, plan: Plan, feature_set: FeatureSet) -> int:
-    rows = job.train.batch_size
-    lookups = sum(feature.num_lookups for feature in plan.features)
-    keys = rows * _KEY_BYTES * (len(feature_set.features) + lookups)
-    ahead = rows * _KEY_BYTES * len(feature_set.features) * (job.data.prefetch + 1)
-    width = plan.out_width + plan.num_dense
-    tower = job.tower
-    layers = tower.cross_layers * 3 if tower.kind == "dcnv2" else 2
-    activations = width * (1 + layers) + 3 * sum(tower.hidden)
+def _activation_bytes(job: Job, plan: Plan) -> int:
+    tower, width = job.tower, plan.out_width + plan.num_dense
+    copies = _BATCH_COPIES
+    if tower.kind == "dcnv2":
+        copies += _CROSS_COPIES * tower.cross_layers
+    hidden = sum(tower.hidden) + (sum(tower.bottom) if tower.kind == "dlrm" else 0)
     if tower.kind == "dlrm":
-        activations += 3 * sum(tower.bottom) + len(plan.features) ** 2
-    return keys + ahead + rows * activations * _FLOAT_BYTES * _ACTIVATION_COPIES
-
-
-def _evaluation_bytes(job: Job, plan: Plan, dataset: Dataset) -> int:
-    if job.data.valid is None and job.data.test is None:
-        return 0
-    width = plan.out_width + plan.num_dense
-    batch = _EVALUATION_ROWS * width * 3 * _FLOAT_BYTES
-    return batch + min(job.train.metrics_buffer, dataset.num_rows) * _PREDICTION_BYTES
+        hidden += len(plan.features) ** 2
+    training = job.train.batch_size * (copies * width + 3 * hidden) * _FLOAT_BYTES
+    evaluation = 0.0
+    if job.data.valid is not None or job.data.test is not None:
+        evaluation = _EVALUATION_ROWS * (_EVALUATION_COPIES * width + hidden) * _FLOAT_BYTES
+    larger, smaller = max(training, evaluation), min(training, evaluation)
+    return round(larger + _ACTIVATION_REUSE * smaller)

@@ -20,6 +20,7 @@ from trainer import saving
 from trainer.checkpoint import CheckpointStore
 from trainer.dense_optimizer import DenseOptimizer
 from trainer.evaluate import evaluate
+from trainer.forecast import forecast_memory, libraries_from_here
 from trainer.job import Job
 from trainer.journal import Journal
 from trainer.loop import Loop
@@ -27,6 +28,7 @@ from trainer.memory import peak_bytes
 from trainer.metrics import Metrics
 from trainer.model import build_model, choose_device, num_threads
 from trainer.order import steps_per_epoch
+from trainer.plan import make_plan
 from trainer.progress import Progress, Silent
 from trainer.representations.registry import build_layout
 from trainer.run import PARTS, Run, RunDirectory, job_digest
@@ -64,15 +66,14 @@ def train(
     *,
     progress: Progress | None = None,
     stop_requested: Callable[[], int | None] = lambda: None,
-    planned_bytes: int | None = None,
 ) -> Result:
     """Trains a job in a folder, or goes on with the run there, to its end or a requested stop.
 
-    Relative paths of the job start at `base`. `planned_bytes` is the peak memory that a plan
-    foretold, written beside the real one. Raises a MuxtableError for whatever the user can mend;
-    nothing is written before the input has been checked and read through once.
+    Relative paths of the job start at `base`. Raises a MuxtableError for whatever the user can
+    mend; nothing is written before the input has been checked and read through once.
     """
     started = time.monotonic()
+    libraries_bytes = libraries_from_here()
     watcher = progress or Silent()
     # Before any tensor: it decides how their memory is taken.
     tune_allocator()
@@ -100,10 +101,22 @@ def train(
                         "training_s": round(session.state.elapsed_s, 3),
                         "this_start_s": round(time.monotonic() - started, 3),
                     },
-                    "memory": {"planned_bytes": planned_bytes, "peak_bytes": peak_bytes()},
+                    "memory": {
+                        "planned_bytes": _planned_bytes(job, data, device, libraries_bytes),
+                        "peak_bytes": peak_bytes(),
+                    },
                 }
             )
         return result
+
+
+def _planned_bytes(job: Job, data: _Input, device: torch.device, libraries_bytes: int) -> int:
+    """Returns the peak of memory that `muxtable plan` foretells."""
+    plan = make_plan(job, data.feature_set, data.profile, device.type)
+    forecast = forecast_memory(
+        job, plan, data.feature_set, data.profile, data.datasets["train"], libraries_bytes
+    )
+    return forecast.peak_bytes
 
 
 class _Session:

@@ -15,11 +15,10 @@ from launch.settings import load_job
 from launch.targets import JobPath, Overrides, run_folder
 
 if TYPE_CHECKING:
-    from trainer.forecast import Forecast
-
     from features.parquet import Dataset
     from features.profile import Profile
     from features.schema import FeatureSet
+    from trainer.forecast import Forecast
     from trainer.job import Job
     from trainer.plan import FeaturePlan, Plan
 
@@ -36,10 +35,9 @@ def command(
     """Forecast a job: collisions of every feature, rows, bytes on disk and the peak of memory."""
     output: Output = ctx.obj
     job = load_job(job_path, overrides or ())
-    from trainer.forecast import forecast_memory
-
     from features.parquet import open_dataset
     from features.schema import FeatureSet
+    from trainer.forecast import forecast_memory, measure_libraries
     from trainer.plan import make_plan
 
     feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
@@ -48,7 +46,9 @@ def command(
     folder = run_folder(job, job_path)
     profile = find_profile(job, dataset, feature_set, folder, profile_path, output)
     plan = make_plan(job, feature_set, profile)
-    memory = forecast_memory(job, plan, feature_set, profile, dataset)
+    output.note("measuring what the libraries take, in a process of their own")
+    libraries = measure_libraries()
+    memory = forecast_memory(job, plan, feature_set, profile, dataset, libraries)
     document = {"rows_of_data": dataset.num_rows, **plan.to_json(), "peak": memory.to_json()}
     output.result(document, lambda console: _render(console, job, plan, memory, profile))
 
