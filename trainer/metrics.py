@@ -147,7 +147,8 @@ class StreamingMetrics:
         for group in self._runs.merged():
             ranking.add(group)
         negative = self._weight - self._positive
-        has_both = self._positive > 0 and ranking.negative > 0
+        # Weights that vanish beside the others are none: entropy and area would divide by nothing.
+        has_both = negative > 0 and ranking.positive * ranking.negative > 0
         if not has_both:
             only = "positive" if self._positive > 0 else "negative"
             logger.warning("all %d rows are %s: there is no AUC", self._rows, only)
