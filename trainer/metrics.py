@@ -12,6 +12,7 @@ predictions in order, so they are sorted in runs of `buffer` and runs are spille
 """
 
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -147,8 +148,9 @@ class StreamingMetrics:
         for group in self._runs.merged():
             ranking.add(group)
         negative = self._weight - self._positive
+        entropy = _entropy(self._positive / self._weight, negative / self._weight)
         # Weights that vanish beside the others are none: entropy and area would divide by nothing.
-        has_both = negative > 0 and ranking.positive * ranking.negative > 0
+        has_both = entropy > 0 and ranking.positive * ranking.negative > 0
         if not has_both:
             only = "positive" if self._positive > 0 else "negative"
             logger.warning("all %d rows are %s: there is no AUC", self._rows, only)
@@ -160,7 +162,7 @@ class StreamingMetrics:
             positive_rate=rate,
             auc=ranking.area / (ranking.positive * ranking.negative) if has_both else None,
             log_loss=loss,
-            normalized_entropy=loss / _entropy(rate, negative / self._weight) if has_both else None,
+            normalized_entropy=loss / entropy if has_both else None,
             calibration=self._predicted / self._positive if self._positive > 0 else None,
             curve=ranking.bins(),
         )
@@ -200,5 +202,5 @@ class _Ranking:
         )
 
 
-def _entropy(positive: float, negative: float) -> float:
-    return float(-(positive * np.log(positive) + negative * np.log(negative)))
+def _entropy(*shares: float) -> float:
+    return -math.fsum(share * math.log(share) for share in shares if share > 0)
