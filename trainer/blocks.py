@@ -1,6 +1,9 @@
-"""Blocks of rows with their keys, ready to be cut into batches.
+"""Rows with their keys, ready to be put together into batches.
 
-Letters: F univalent features, n rows of a block, B rows of a batch, D dense columns.
+A block is decoded and permuted as a whole and kept as segments of a few thousand rows, so that its
+memory is freed little by little while batches use it up.
+
+Letters: F univalent features, n rows of a segment, B rows of a batch, D dense columns.
 """
 
 from collections.abc import Sequence
@@ -23,8 +26,8 @@ Permutation = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyBlock:
-    """The rows of one block in the order they are given."""
+class Segment:
+    """Some rows of one block, in the order they are given."""
 
     num_rows: int
     matrix: NDArray[np.uint64]
@@ -37,8 +40,8 @@ class KeyBlock:
     weight: NDArray[np.float32] | None
 
 
-# A block and the range of its rows that goes into a batch.
-Piece = tuple[KeyBlock, int, int]
+# A segment and the range of its rows that goes into a batch.
+Piece = tuple[Segment, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,26 +70,39 @@ class BlockDecoder:
             },
         )
 
-    def decode(self, table: Any, permutation: Permutation | None, where: str) -> KeyBlock:
-        """Returns the block of a table's rows, permuted; DataError names column and row."""
+    def decode(
+        self, table: Any, permutation: Permutation | None, where: str, segment_rows: int
+    ) -> list[Segment]:
+        """Returns a table's rows, permuted, in segments; DataError names column and row."""
         features = self.feature_set
         columns = table_keys(table, features, where, edges=self.edges, key_classes=self.key_classes)
         univalent = [columns[feature.name] for feature in features.univalent]
+        bags = [columns[feature.name] for feature in features.bags]
         dense = dense_matrix(self.transforms, table, where)
         label = weight = None
         if features.label is not None:
             label = labels_of(table.column(features.label), features.label, where)
         if features.weight is not None:
             weight = weights_of(table.column(features.weight), features.weight, where)
-        return KeyBlock(
-            num_rows=table.num_rows,
-            matrix=_matrix([c.keys for c in univalent], table.num_rows, np.uint64, permutation),
-            null_matrix=_nulls([c.nulls for c in univalent], table.num_rows, permutation),
-            bags=tuple(_permute_bag(columns[f.name], permutation) for f in features.bags),
-            dense=_permute(dense, permutation),
-            label=None if label is None else _permute(label, permutation),
-            weight=None if weight is None else _permute(weight, permutation),
-        )
+        if permutation is None:
+            permutation = np.arange(table.num_rows, dtype=np.uint32)
+        slices = [
+            permutation[first : first + segment_rows]
+            for first in range(0, table.num_rows, segment_rows)
+        ]
+        matrices = _matrices([column.keys for column in univalent], permutation, segment_rows)
+        return [
+            Segment(
+                num_rows=len(rows),
+                matrix=matrix,
+                null_matrix=_take_nulls([column.nulls for column in univalent], rows),
+                bags=tuple(_take_bag(bag, rows) for bag in bags),
+                dense=dense.take(rows, axis=0),
+                label=None if label is None else label.take(rows),
+                weight=None if weight is None else weight.take(rows),
+            )
+            for matrix, rows in zip(matrices, slices, strict=True)
+        ]
 
     def assemble(self, pieces: Sequence[Piece]) -> KeyBatch:
         """Returns a batch of the pieces' rows, one piece behind the other."""
@@ -94,40 +110,39 @@ class BlockDecoder:
         features = self.feature_set
         matrix = np.empty((len(features.univalent), num_rows), np.uint64)
         null_matrix = None
-        if any(block.null_matrix is not None for block, _, _ in pieces):
+        if any(segment.null_matrix is not None for segment, _, _ in pieces):
             null_matrix = np.zeros(matrix.shape, np.uint8)
         dense = np.empty((num_rows, sum(t.width for t in self.transforms)), np.float32)
         label = None if features.label is None else np.empty(num_rows, np.float32)
         weight = None if features.weight is None else np.empty(num_rows, np.float32)
         at = 0
-        for block, low, high in pieces:
+        for segment, low, high in pieces:
             to = at + high - low
-            matrix[:, at:to] = block.matrix[:, low:high]
-            dense[at:to] = block.dense[low:high]
-            if null_matrix is not None and block.null_matrix is not None:
-                null_matrix[:, at:to] = block.null_matrix[:, low:high]
-            if label is not None and block.label is not None:
-                label[at:to] = block.label[low:high]
-            if weight is not None and block.weight is not None:
-                weight[at:to] = block.weight[low:high]
+            matrix[:, at:to] = segment.matrix[:, low:high]
+            dense[at:to] = segment.dense[low:high]
+            if null_matrix is not None and segment.null_matrix is not None:
+                null_matrix[:, at:to] = segment.null_matrix[:, low:high]
+            if label is not None and segment.label is not None:
+                label[at:to] = segment.label[low:high]
+            if weight is not None and segment.weight is not None:
+                weight[at:to] = segment.weight[low:high]
             at = to
         return self._batch(matrix, null_matrix, self._join_bags(pieces), dense, label, weight)
 
-    def cut(self, block: KeyBlock, low: int, high: int) -> KeyBatch:
-        """Returns some rows of one block as a batch of views."""
-        nulls, label, weight = block.null_matrix, block.label, block.weight
+    def batch_of(self, segment: Segment) -> KeyBatch:
+        """Returns a whole segment as a batch."""
         return self._batch(
-            block.matrix[:, low:high],
-            None if nulls is None else nulls[:, low:high],
-            self._join_bags([(block, low, high)]),
-            block.dense[low:high],
-            None if label is None else label[low:high],
-            None if weight is None else weight[low:high],
+            segment.matrix,
+            segment.null_matrix,
+            segment.bags,
+            segment.dense,
+            segment.label,
+            segment.weight,
         )
 
     def _join_bags(self, pieces: Sequence[Piece]) -> list[KeyColumn]:
         return [
-            _join_bag([(block.bags[place], low, high) for block, low, high in pieces])
+            _join_bag([(segment.bags[place], low, high) for segment, low, high in pieces])
             for place in range(len(self.feature_set.bags))
         ]
 
@@ -158,39 +173,42 @@ class BlockDecoder:
         )
 
 
-def _matrix(
-    columns: Sequence[NDArray[Any]], num_rows: int, dtype: Any, permutation: Permutation | None
-) -> NDArray[Any]:
-    out = np.empty((len(columns), num_rows), dtype)
-    if permutation is None:
-        for row, column in zip(out, columns, strict=True):
-            row[:] = column
-    else:
-        permute_columns(columns, permutation, out)
+def _matrices(
+    columns: Sequence[NDArray[np.uint64]], permutation: Permutation, segment_rows: int
+) -> list[NDArray[np.uint64]]:
+    """The permuted columns [F, n] of each segment."""
+    num_rows = len(permutation)
+    out = [
+        np.empty((len(columns), min(segment_rows, num_rows - first)), np.uint64)
+        for first in range(0, num_rows, segment_rows)
+    ]
+    # Column by column, since one fits into the cache: segment by segment takes twice as long.
+    permuted = np.empty((1, num_rows), np.uint64)
+    for place, column in enumerate(columns):
+        permute_columns([column], permutation, permuted)
+        for number, matrix in enumerate(out):
+            first = number * segment_rows
+            matrix[place] = permuted[0, first : first + segment_rows]
     return out
 
 
-def _nulls(
-    columns: Sequence[NDArray[np.uint8] | None], num_rows: int, permutation: Permutation | None
+def _take_nulls(
+    columns: Sequence[NDArray[np.uint8] | None], rows: Permutation
 ) -> NDArray[np.uint8] | None:
     if all(nulls is None for nulls in columns):
         return None
-    out = np.zeros((len(columns), num_rows), np.uint8)
+    out = np.zeros((len(columns), len(rows)), np.uint8)
     for row, nulls in zip(out, columns, strict=True):
         if nulls is not None:
-            row[:] = nulls if permutation is None else nulls[permutation]
+            nulls.take(rows, out=row)
     return out
 
 
-def _permute(values: NDArray[Any], permutation: Permutation | None) -> NDArray[Any]:
-    return values if permutation is None else values.take(permutation, axis=0)
-
-
-def _permute_bag(bag: KeyColumn, permutation: Permutation | None) -> KeyColumn:
-    if permutation is None or bag.offsets is None:
-        return bag
-    lengths = np.diff(bag.offsets)[permutation]
-    chosen = ranges(bag.offsets[:-1][permutation], lengths)
+def _take_bag(bag: KeyColumn, rows: Permutation) -> KeyColumn:
+    if bag.offsets is None:
+        raise TypeError("a list feature's keys come without offsets")
+    lengths = np.diff(bag.offsets)[rows]
+    chosen = ranges(bag.offsets[:-1][rows], lengths)
     nulls = None if bag.nulls is None else bag.nulls[chosen]
     return KeyColumn(bag.keys[chosen], nulls, offsets_of(lengths))
 

@@ -3,8 +3,8 @@
     files --pool of threads--> blocks (keys, permuted) --one thread--> batches --> training
 
 `BatchStream` gives one rank's rows of every global batch of an epoch, from any step on;
-`FileStream` all rows in the order of the files, for evaluation and prediction. Both hold at most
-two blocks of each of their streams and `prefetch` batches, whatever the size of the data.
+`FileStream` all rows in the order of the files, for evaluation and prediction. Both hold about one
+block for each of their streams, two more, and `prefetch` batches, whatever the size of the data.
 """
 
 import logging
@@ -16,16 +16,21 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from features.batches import KeyBatch
 from features.parquet import Dataset
 from features.schema import FeatureSet
 from features.settings import DataSettings
 from features.statistics import FeatureStatistics
 from trainer.blocks import BlockDecoder
-from trainer.order import MAX_UNIT_ROWS, Blocks, EpochOrder, cut_blocks, deal_blocks, rank_streams
-from trainer.sources import BlockReader, Source
+from trainer.order import MAX_UNIT_ROWS, Blocks, EpochOrder, cut_blocks, rank_streams
+from trainer.sources import BlockReader, ReadAhead, Source
 
 logger = logging.getLogger(__name__)
+
+# Small enough to free a block bit by bit, large enough that a batch is made of few pieces.
+_SEGMENT_ROWS = 8192
 
 
 class BatchStream(Iterator[KeyBatch]):
@@ -71,13 +76,14 @@ class BatchStream(Iterator[KeyBatch]):
 
         self._decoder = BlockDecoder.build(feature_set, statistics)
         self._reader = BlockReader(
-            dataset,
-            self._decoder,
-            self._order.blocks,
+            dataset=dataset,
+            decoder=self._decoder,
+            blocks=self._order.blocks,
+            block_rows=settings.block_rows,
+            segment_rows=_SEGMENT_ROWS,
             seed=seed,
             epoch=epoch,
             shuffle=settings.shuffle,
-            block_rows=settings.block_rows,
         )
         self._readers = ThreadPoolExecutor(settings.read_threads, "read")
         self._assembler = ThreadPoolExecutor(1, "assemble")
@@ -88,6 +94,7 @@ class BatchStream(Iterator[KeyBatch]):
             Source(self._reader, self._readers, self._order.stream_blocks[stream], *position)
             for stream, position in zip(streams, positions, strict=True)
         ]
+        self._read_ahead = ReadAhead(self._sources, settings.block_rows)
         self._ready: deque[Future[KeyBatch]] = deque()
 
     @property
@@ -140,6 +147,7 @@ class BatchStream(Iterator[KeyBatch]):
         pieces = []
         for source, stream in zip(self._sources, self._streams, strict=True):
             pieces += source.take(int(shares[stream]))
+        self._read_ahead.fill()
         return self._decoder.assemble(pieces)
 
     def close(self) -> None:
@@ -186,35 +194,34 @@ class FileStream(Iterator[FileBatch]):
         batch_size: int,
     ) -> None:
         self._decoder = BlockDecoder.build(feature_set, statistics)
-        self._batch_size = batch_size
         # Row groups up to this size are read at once, larger ones forward in steps of it.
         self._blocks = cut_blocks(dataset.row_groups, MAX_UNIT_ROWS)
-        (numbers,) = deal_blocks(self._blocks, streams=1, seed=0, epoch=0, shuffle=False)
         self._reader = BlockReader(
-            dataset,
-            self._decoder,
-            self._blocks,
-            seed=0,
-            epoch=0,
-            shuffle=False,
+            dataset=dataset,
+            decoder=self._decoder,
+            blocks=self._blocks,
             block_rows=MAX_UNIT_ROWS,
+            segment_rows=batch_size,
         )
         self._readers = ThreadPoolExecutor(1, "read")
         self._stop_if_forgotten = weakref.finalize(self, _stop, self._readers, wait=False)
-        self._source = Source(self._reader, self._readers, numbers, 0, 0)
-        self._batches = self._cut(len(numbers))
+        numbers = np.arange(len(self._blocks.num_rows))
+        self._source = Source(self._reader, self._readers, numbers)
+        self._batches = self._cut()
 
-    def _cut(self, num_blocks: int) -> Iterator[FileBatch]:
+    def _cut(self) -> Iterator[FileBatch]:
         file, first_row = -1, 0
-        for number in range(num_blocks):
-            block = self._source.next_block()
+        for number, rows in enumerate(self._blocks.num_rows.tolist()):
             if self._blocks.file[number] != file:
                 file, first_row = int(self._blocks.file[number]), 0
-            for low in range(0, block.num_rows, self._batch_size):
-                high = min(low + self._batch_size, block.num_rows)
-                batch = self._decoder.cut(block, low, high)
-                yield FileBatch(batch=batch, file=file, first_row=first_row + low)
-            first_row += block.num_rows
+            end = first_row + rows
+            while first_row < end:
+                segment = self._source.next_segment()
+                if self._source.can_read:
+                    self._source.read_ahead()
+                batch = self._decoder.batch_of(segment)
+                yield FileBatch(batch=batch, file=file, first_row=first_row)
+                first_row += segment.num_rows
 
     def __next__(self) -> FileBatch:
         try:

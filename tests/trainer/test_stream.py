@@ -23,7 +23,7 @@ from features.settings import DataSettings, FeaturesSettings, TableSettings
 from tests.trainer import order_reference, stream_data
 from tests.trainer.stream_data import DATA, FEATURES, facts, first_rows, rows_in
 from trainer.order import MAX_UNIT_ROWS
-from trainer.sources import BlockReader
+from trainer.sources import BlockReader, ReadAhead, Source
 from trainer.stream import BatchStream, FileStream
 
 GROUPS = [[23, 9], [0, 31], [14]]
@@ -237,6 +237,37 @@ def test_reading_ahead_stops_at_the_next_block_of_each_stream(tmp_path, monkeypa
 
     # Two batches of ten take at most seven of the eight rows of each of the three streams' blocks.
     assert len(read) == 6
+
+
+@pytest.mark.parametrize("streams", [1, 4, 7])
+def test_the_rows_held_are_bounded_and_no_stream_waits_for_a_read_to_begin(
+    tmp_path, monkeypatch, streams
+):
+    dataset = stream_data.write_files(tmp_path, [[64] * 5, [48] * 4])
+    held, late = [], []
+    fill, receive = ReadAhead.fill, Source._receive
+
+    def watched_fill(self):
+        fill(self)
+        held.append(sum(source.rows_held for source in self._sources))
+
+    def watched_receive(self):
+        late.append(self._waiting is None)
+        receive(self)
+
+    monkeypatch.setattr(ReadAhead, "fill", watched_fill)
+    monkeypatch.setattr(Source, "_receive", watched_receive)
+    chosen = data_settings(streams=streams, block_rows=16)
+
+    with BatchStream(
+        dataset, FEATURES, stream_data.profile_of(dataset), chosen, batch_size=10, seed=0, epoch=0
+    ) as stream:
+        num_rows = sum(batch.num_rows for batch in stream)
+
+    assert num_rows == 512
+    assert max(held) <= (streams + 2) * 16
+    assert len(late) == len(stream._order.blocks.num_rows)
+    assert not any(late)
 
 
 def test_resuming_reads_only_the_blocks_the_streams_stand_in(stream_of, monkeypatch):
