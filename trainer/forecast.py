@@ -6,7 +6,7 @@ What is counted, each at its largest:
                       training of nearly nothing in another process (`trainer.idle`)
     table, state      as `sharding.footprint` says; all rows count as touched
     tower             parameters, gradients, optimizer state
-    blocks            of each stream the one that is given out and the one read ahead, as keys
+    blocks            one of each stream and the few that are read ahead, as keys
     reading           the pass of the profile, and later the row groups a thread decodes
     activations       what forward and backward keep of a batch, and of an evaluation's larger one
     checkpoint copy   the copy of the tensors that is written in the background
@@ -34,6 +34,7 @@ from trainer.job import Job
 from trainer.memory import resident_bytes
 from trainer.order import MAX_UNIT_ROWS
 from trainer.plan import Plan, tower_state_floats
+from trainer.sources import AHEAD_BLOCKS
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,8 @@ def _group_rows(dataset: Dataset) -> int:
 
 def _blocks_bytes(job: Job, dataset: Dataset, row_bytes: int) -> int:
     block = min(_group_rows(dataset), job.data.block_rows)
-    return min(2 * job.data.streams * block, dataset.num_rows) * row_bytes
+    held = job.data.streams + AHEAD_BLOCKS
+    return min(held * block, dataset.num_rows) * row_bytes
 
 
 def _reading_bytes(

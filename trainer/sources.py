@@ -18,7 +18,7 @@ from trainer.blocks import BlockDecoder, Piece, Segment
 from trainer.order import Blocks, Counts, row_order
 
 # Blocks held beyond one for each stream: what is being read, and some slack.
-_AHEAD_BLOCKS = 2
+AHEAD_BLOCKS = 2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -197,7 +197,7 @@ class ReadAhead:
         """Begins with a block for each source."""
         self._sources = sources
         # With this many rows held there is room for one more block of any size.
-        self._room_below = (len(sources) + _AHEAD_BLOCKS - 1) * block_rows
+        self._room_below = (len(sources) + AHEAD_BLOCKS - 1) * block_rows
         for source in sources:
             if source.can_read:
                 source.read_ahead()
