@@ -71,7 +71,9 @@ class Scoring:
         total = 0.0
         schema = self._schema()
         try:
-            with pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
+            with pq.ParquetWriter(
+                scratch, schema, compression="zstd", write_page_checksum=True
+            ) as writer:
                 for rows, kept in self._tables(number):
                     values = scores.take(number, rows)
                     total += float(values.sum())

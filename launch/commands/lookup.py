@@ -79,6 +79,12 @@ def look_up(
         "value": words if len(words) != 1 else words[0],
         "region": route.region,
         "exact": route.vocabulary is not None,
+        # Hashed features keep no vocabulary: whether training saw a value is not known.
+        "seen_in_training": (
+            None
+            if route.vocabulary is None or not words
+            else bool(value.keys[0] in route.vocabulary)
+        ),
         "rows": rows,
         "vector": vector,
     }
@@ -102,7 +108,10 @@ def render_lookup(console: Console, document: dict[str, Any]) -> None:
     """Draws a lookup for a person."""
     value = document["value"]
     name = " x ".join(value) if isinstance(value, list) else value
-    kind = "rows of its own" if document["exact"] else f"region {document['region']}"
+    kind = f"region {document['region']}"
+    if document["exact"]:
+        is_unseen = document["seen_in_training"] is False
+        kind = "the rows of values never seen in training" if is_unseen else "rows of its own"
     rows: list[tuple[str, Any]] = [("stored in", kind), ("model of", f"step {document['step']:,}")]
     if "seen" in document:
         rows.append(("seen in", f"{document['seen']:,} rows"))
