@@ -7,6 +7,7 @@ Letters: F univalent features, n rows of a segment, B rows of a batch, D dense c
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -44,6 +45,30 @@ class Segment:
 Piece = tuple[Segment, int, int]
 
 
+class Matrices:
+    """Matrices of whole segments, given out again once they were used up.
+
+    Most of what a stream holds lies in them. Freed bit by bit and allocated anew they would cut up
+    the heap, which then grows for as long as an epoch takes.
+    """
+
+    def __init__(self, segment_rows: int) -> None:
+        self.segment_rows = segment_rows
+        self._free: list[NDArray[np.uint64]] = []
+
+    def take(self, num_columns: int, num_rows: int) -> NDArray[np.uint64]:
+        """Returns a matrix whose content is unspecified; safe in any thread."""
+        if num_rows == self.segment_rows:
+            with suppress(IndexError):
+                return self._free.pop()
+        return np.empty((num_columns, num_rows), np.uint64)
+
+    def give_back(self, segment: Segment) -> None:
+        """Takes the matrix of a segment that nobody reads any more."""
+        if segment.num_rows == self.segment_rows:
+            self._free.append(segment.matrix)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDecoder:
     """Turns Arrow tables into blocks: keys, transformed numbers, checked labels."""
@@ -71,7 +96,7 @@ class BlockDecoder:
         )
 
     def decode(
-        self, table: Any, permutation: Permutation | None, where: str, segment_rows: int
+        self, table: Any, permutation: Permutation | None, where: str, matrices: Matrices
     ) -> list[Segment]:
         """Returns a table's rows, permuted, in segments; DataError names column and row."""
         features = self.feature_set
@@ -87,10 +112,11 @@ class BlockDecoder:
         if permutation is None:
             permutation = np.arange(table.num_rows, dtype=np.uint32)
         slices = [
-            permutation[first : first + segment_rows]
-            for first in range(0, table.num_rows, segment_rows)
+            permutation[first : first + matrices.segment_rows]
+            for first in range(0, table.num_rows, matrices.segment_rows)
         ]
-        matrices = _matrices([column.keys for column in univalent], permutation, segment_rows)
+        out = [matrices.take(len(univalent), len(rows)) for rows in slices]
+        _permute_keys([column.keys for column in univalent], permutation, out)
         return [
             Segment(
                 num_rows=len(rows),
@@ -101,7 +127,7 @@ class BlockDecoder:
                 label=None if label is None else label.take(rows),
                 weight=None if weight is None else weight.take(rows),
             )
-            for matrix, rows in zip(matrices, slices, strict=True)
+            for matrix, rows in zip(out, slices, strict=True)
         ]
 
     def assemble(self, pieces: Sequence[Piece]) -> KeyBatch:
@@ -173,23 +199,21 @@ class BlockDecoder:
         )
 
 
-def _matrices(
-    columns: Sequence[NDArray[np.uint64]], permutation: Permutation, segment_rows: int
-) -> list[NDArray[np.uint64]]:
-    """The permuted columns [F, n] of each segment."""
-    num_rows = len(permutation)
-    out = [
-        np.empty((len(columns), min(segment_rows, num_rows - first)), np.uint64)
-        for first in range(0, num_rows, segment_rows)
-    ]
+def _permute_keys(
+    columns: Sequence[NDArray[np.uint64]],
+    permutation: Permutation,
+    out: Sequence[NDArray[np.uint64]],
+) -> None:
+    """Writes the permuted columns into the matrices of the segments, one behind the other."""
     # Column by column, since one fits into the cache: segment by segment takes twice as long.
-    permuted = np.empty((1, num_rows), np.uint64)
+    permuted = np.empty((1, len(permutation)), np.uint64)
     for place, column in enumerate(columns):
         permute_columns([column], permutation, permuted)
-        for number, matrix in enumerate(out):
-            first = number * segment_rows
-            matrix[place] = permuted[0, first : first + segment_rows]
-    return out
+        first = 0
+        for matrix in out:
+            end = first + matrix.shape[1]
+            matrix[place] = permuted[0, first:end]
+            first = end
 
 
 def _take_nulls(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from features.parquet import Dataset, Reader
-from trainer.blocks import BlockDecoder, Piece, Segment
+from trainer.blocks import BlockDecoder, Matrices, Piece, Segment
 from trainer.order import Blocks, Counts, row_order
 
 # Blocks held beyond one for each stream: what is being read, and some slack.
@@ -29,7 +29,7 @@ class BlockReader:
     decoder: BlockDecoder
     blocks: Blocks
     block_rows: int
-    segment_rows: int
+    matrices: Matrices
     seed: int = 0
     epoch: int = 0
     shuffle: bool = False
@@ -70,7 +70,7 @@ class BlockReader:
         where = self.dataset.place(
             int(blocks.file[number]), int(blocks.row_group[number]), int(blocks.first_row[number])
         )
-        return self.decoder.decode(table, order, where, self.segment_rows)
+        return self.decoder.decode(table, order, where, self.matrices)
 
     def _reader(self) -> Reader:
         reader: Reader | None = getattr(self._local, "reader", None)
@@ -103,6 +103,7 @@ class Source:
         self._place = place
         self._skip = offset
         self._segments: deque[Segment] = deque()
+        self._used: list[Segment] = []
         self._offset = 0
         self._forward: Generator[list[Segment], None, None] | None = None
         self._waiting: Future[list[Segment]] | None = None
@@ -140,12 +141,17 @@ class Source:
             self._advance(given)
         return pieces
 
+    def give_back(self) -> None:
+        """Lets go of the segments that were used up: of their pieces none may be in use."""
+        while self._used:
+            self._reader.matrices.give_back(self._used.pop())
+
     def next_segment(self) -> Segment:
-        """Returns the next segment whole; waits until it is read."""
+        """Returns the next segment whole, for good; waits until it is read."""
         if not self._segments:
             self._receive()
-        segment = self._segments[0]
-        self._advance(segment.num_rows)
+        segment = self._segments.popleft()
+        self.rows_left -= segment.num_rows
         return segment
 
     def close(self) -> None:
@@ -176,7 +182,7 @@ class Source:
         self._offset += num_rows
         self.rows_left -= num_rows
         if self._offset == self._segments[0].num_rows:
-            self._segments.popleft()
+            self._used.append(self._segments.popleft())
             self._offset = 0
 
     def _read(self, number: int) -> list[Segment]:

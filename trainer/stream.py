@@ -23,7 +23,7 @@ from features.parquet import Dataset
 from features.schema import FeatureSet
 from features.settings import DataSettings
 from features.statistics import FeatureStatistics
-from trainer.blocks import BlockDecoder
+from trainer.blocks import BlockDecoder, Matrices
 from trainer.order import MAX_UNIT_ROWS, Blocks, EpochOrder, cut_blocks, rank_streams
 from trainer.sources import BlockReader, ReadAhead, Source
 
@@ -80,7 +80,7 @@ class BatchStream(Iterator[KeyBatch]):
             decoder=self._decoder,
             blocks=self._order.blocks,
             block_rows=settings.block_rows,
-            segment_rows=_SEGMENT_ROWS,
+            matrices=Matrices(_SEGMENT_ROWS),
             seed=seed,
             epoch=epoch,
             shuffle=settings.shuffle,
@@ -147,8 +147,11 @@ class BatchStream(Iterator[KeyBatch]):
         pieces = []
         for source, stream in zip(self._sources, self._streams, strict=True):
             pieces += source.take(int(shares[stream]))
+        batch = self._decoder.assemble(pieces)
+        for source in self._sources:
+            source.give_back()
         self._read_ahead.fill()
-        return self._decoder.assemble(pieces)
+        return batch
 
     def close(self) -> None:
         """Stops the threads, waits for them and closes the files; safe to call again."""
@@ -201,7 +204,7 @@ class FileStream(Iterator[FileBatch]):
             decoder=self._decoder,
             blocks=self._blocks,
             block_rows=MAX_UNIT_ROWS,
-            segment_rows=batch_size,
+            matrices=Matrices(batch_size),
         )
         self._readers = ThreadPoolExecutor(1, "read")
         self._stop_if_forgotten = weakref.finalize(self, _stop, self._readers, wait=False)

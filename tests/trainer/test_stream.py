@@ -331,6 +331,24 @@ def test_the_first_batch_after_a_resume_comes_within_a_second(wide):
     assert statistics.median(seconds) < 1
 
 
+def test_memory_that_is_used_again_changes_no_batch_given_before(wide):
+    dataset, features, profile, chosen = wide
+    chosen = chosen.model_copy(update={"read_threads": 2})
+
+    with BatchStream(
+        dataset, features, profile, chosen, batch_size=10_000, seed=0, epoch=0
+    ) as stream:
+        batches = list(stream)
+
+    rows = np.concatenate([batch.columns["row"].keys for batch in batches])
+    assert np.array_equal(np.sort(rows), np.arange(12 * MAX_UNIT_ROWS))
+    for i in range(8):
+        ids = np.concatenate([batch.columns[f"id{i}"].keys for batch in batches])
+        assert np.array_equal(ids, rows % (1000 * i + 7))
+    labels = np.concatenate([batch.label for batch in batches])
+    assert np.array_equal(labels, rows % 2)
+
+
 def write_large_row_group(folder):
     rows = 2 * MAX_UNIT_ROWS + 100
     table = pa.table({"row": np.arange(rows), "label": np.arange(rows) % 2})
