@@ -8,7 +8,8 @@ one process. `pyarrow` reads row groups with one thread and throws them away; `s
 permuted batches of keys, transformed numbers and checked labels, reading with `--threads` threads.
 `cpu` is the processor time of the stream against pyarrow's: what it costs on a busy machine.
 
-memory_growth: peak memory of a process that streams the long file over that of the short one.
+memory_growth: peak memory of a process that streams 20 files over that of one that streams a single
+file of a million rows (the files are one and the same, linked: their content does not matter here).
 """
 
 import json
@@ -76,16 +77,16 @@ def _hex(ids: np.ndarray) -> pa.Array:
 
 
 class Case:
-    """One file and the two ways of reading it."""
+    """The files of a folder and the two ways of reading them."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self.path = path
-        self.settings = DataSettings(train=path.name, label="label", read_threads=threads)
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.paths = sorted(folder.glob("*.parquet"))
+        self.settings = DataSettings(train="*.parquet", label="label", read_threads=threads)
         self.features = FeatureSet.build(
             self.settings, FeaturesSettings(categorical=IDS, dense=NUMBERS), {}, TABLE
         )
-        self.dataset = open_dataset(path.name, path.parent)
-        self.profile = _profile(path, self.features)
+        self.dataset = open_dataset("*.parquet", folder)
+        self.profile = _profile(self.paths[0], self.features)
 
     def stream(self) -> int:
         """Streams one epoch; returns its rows."""
@@ -102,26 +103,27 @@ class Case:
 
     def pyarrow(self) -> int:
         """Reads all row groups with one thread; returns their rows."""
-        file = pq.ParquetFile(self.path, pre_buffer=False)
-        groups = range(file.num_row_groups)
-        return sum(file.read_row_group(group, use_threads=False).num_rows for group in groups)
+        rows = 0
+        for path in self.paths:
+            file = pq.ParquetFile(path, pre_buffer=False)
+            for group in range(file.num_row_groups):
+                rows += file.read_row_group(group, use_threads=False).num_rows
+        return rows
 
 
 def _profile(path: Path, features: FeatureSet) -> Profile:
     """The profile of the first row group: the stream costs the same whatever it says."""
-    head = path.with_suffix(".head.parquet")
-    pq.write_table(pq.ParquetFile(path).read_row_group(0), head)
-    profile = build_profile(open_dataset(head.name, head.parent), features, TABLE)
-    head.unlink()
-    return profile
+    with tempfile.TemporaryDirectory() as folder:
+        pq.write_table(pq.ParquetFile(path).read_row_group(0), Path(folder) / "head.parquet")
+        return build_profile(open_dataset("head.parquet", Path(folder)), features, TABLE)
 
 
 def measure(kind: str, folder: Path, rows: int, repeats: int, threads: int) -> dict[str, Any]:
     """Returns rows a second of both ways, and their ratio."""
-    path = folder / f"{kind}.parquet"
     harness.progress(f"writing {rows:,} rows with ids as {kind}")
-    write(path, rows, kind)
-    case = Case(path, threads)
+    (folder / kind).mkdir()
+    write(folder / kind / "clicks.parquet", rows, kind)
+    case = Case(folder / kind, threads)
     cpu: dict[str, list[float]] = {"pyarrow": [], "stream": []}
     contenders = {
         name: _with_cpu(way, cpu[name])
@@ -129,7 +131,6 @@ def measure(kind: str, folder: Path, rows: int, repeats: int, threads: int) -> d
     }
     harness.progress(f"reading ids as {kind}")
     seconds = harness.compare(contenders, repeats, warmup=1)
-    path.unlink()
     return {
         "ids": kind,
         "rows": rows,
@@ -151,15 +152,19 @@ def _with_cpu(way: Callable[[], int], seconds: list[float]) -> Callable[[], int]
     return timed
 
 
-def peak_memory(folder: Path, rows: int, threads: int) -> int:
-    """Returns the peak resident bytes of a fresh process that streams a file of that many rows."""
-    path = folder / f"{rows}.parquet"
-    harness.progress(f"peak memory of {rows:,} rows")
-    write(path, rows, "ints")
+def peak_memory(folder: Path, files: int, rows: int, threads: int) -> int:
+    """Returns the peak resident bytes of a fresh process that streams that many files."""
+    place = folder / f"{files} files"
+    place.mkdir()
+    first = folder / "million.parquet"
+    if not first.exists():
+        write(first, rows, "ints")
+    for number in range(files):
+        (place / f"{number:02}.parquet").hardlink_to(first)
+    harness.progress(f"peak memory of {files} file(s) of {rows:,} rows")
     command = [sys.executable, "-m", "benchmarks.input", "--threads", str(threads)]
-    environment = {**os.environ, _PEAK_OF: str(path)}
+    environment = {**os.environ, _PEAK_OF: str(place)}
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    path.unlink()
     return int(json.loads(done.stdout)["peak"])
 
 
@@ -173,22 +178,22 @@ def main() -> None:
         peak = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
         print(json.dumps({"peak": peak}))
         return
-    rows, repeats = (262_144, 3) if options.quick else (2_097_152, 7)
-    short, long = (262_144, 1_048_576) if options.quick else (1_000_000, 20_000_000)
+    rows, repeats, files = (262_144, 3, 3) if options.quick else (2_097_152, 7, 20)
+    file_rows = 16 * GROUP_ROWS
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         table = [
             measure(kind, folder, rows, repeats, options.threads) for kind in ("ints", "strings")
         ]
-        peaks = {size: peak_memory(folder, size, options.threads) for size in (short, long)}
-    for size, peak in peaks.items():
-        table.append({"ids": "ints", "rows": size, "peak_mib": peak / 2**20})
+        peaks = [peak_memory(folder, n, file_rows, options.threads) for n in (1, files)]
+    for n, peak in zip((1, files), peaks, strict=True):
+        table.append({"ids": "ints", "rows": n * file_rows, "peak_mib": peak / 2**20})
     harness.finish(
         options,
         ratios={
             "ints_vs_pyarrow": table[0]["vs_pyarrow"],
             "strings_vs_pyarrow": table[1]["vs_pyarrow"],
-            "memory_growth": peaks[long] / peaks[short],
+            "memory_growth": peaks[1] / peaks[0],
         },
         rows=table,
     )
