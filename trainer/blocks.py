@@ -25,6 +25,8 @@ from native.order import permute_columns
 
 Permutation = NDArray[np.uint32]
 
+_MAX_NARROW = 2**32 - 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
@@ -41,12 +43,14 @@ class Segment:
     weight: NDArray[np.float32] | None
 
 
+# Keys [F, n] and numbers [n, D].
+_Arrays = tuple[NDArray[np.uint64], NDArray[np.float32]]
 # A segment and the range of its rows that goes into a batch.
 Piece = tuple[Segment, int, int]
 
 
-class Matrices:
-    """Matrices of whole segments, given out again once they were used up.
+class SegmentPool:
+    """Arrays of whole segments, given out again once they were used up.
 
     Most of what a stream holds lies in them. Freed bit by bit and allocated anew they would cut up
     the heap, which then grows for as long as an epoch takes.
@@ -54,19 +58,20 @@ class Matrices:
 
     def __init__(self, segment_rows: int) -> None:
         self.segment_rows = segment_rows
-        self._free: list[NDArray[np.uint64]] = []
+        self._free: list[_Arrays] = []
 
-    def take(self, num_columns: int, num_rows: int) -> NDArray[np.uint64]:
-        """Returns a matrix whose content is unspecified; safe in any thread."""
+    def take(self, num_columns: int, num_rows: int, num_dense: int) -> _Arrays:
+        """Returns arrays whose content is unspecified; safe in any thread."""
         if num_rows == self.segment_rows:
             with suppress(IndexError):
                 return self._free.pop()
-        return np.empty((num_columns, num_rows), np.uint64)
+        matrix = np.empty((num_columns, num_rows), np.uint64)
+        return matrix, np.empty((num_rows, num_dense), np.float32)
 
     def give_back(self, segment: Segment) -> None:
-        """Takes the matrix of a segment that nobody reads any more."""
+        """Takes the arrays of a segment that nobody reads any more."""
         if segment.num_rows == self.segment_rows:
-            self._free.append(segment.matrix)
+            self._free.append((segment.matrix, segment.dense))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +101,7 @@ class BlockDecoder:
         )
 
     def decode(
-        self, table: Any, permutation: Permutation | None, where: str, matrices: Matrices
+        self, table: Any, permutation: Permutation | None, where: str, pool: SegmentPool
     ) -> list[Segment]:
         """Returns a table's rows, permuted, in segments; DataError names column and row."""
         features = self.feature_set
@@ -112,23 +117,29 @@ class BlockDecoder:
         if permutation is None:
             permutation = np.arange(table.num_rows, dtype=np.uint32)
         slices = [
-            permutation[first : first + matrices.segment_rows]
-            for first in range(0, table.num_rows, matrices.segment_rows)
+            permutation[first : first + pool.segment_rows]
+            for first in range(0, table.num_rows, pool.segment_rows)
         ]
-        out = [matrices.take(len(univalent), len(rows)) for rows in slices]
-        _permute_keys([column.keys for column in univalent], permutation, out)
-        return [
-            Segment(
-                num_rows=len(rows),
-                matrix=matrix,
-                null_matrix=_take_nulls([column.nulls for column in univalent], rows),
-                bags=tuple(_take_bag(bag, rows) for bag in bags),
-                dense=dense.take(rows, axis=0),
-                label=None if label is None else label.take(rows),
-                weight=None if weight is None else weight.take(rows),
+        arrays = [pool.take(len(univalent), len(rows), dense.shape[1]) for rows in slices]
+        _permute_keys(
+            [column.keys for column in univalent], permutation, [matrix for matrix, _ in arrays]
+        )
+        segments = []
+        for rows, (matrix, numbers) in zip(slices, arrays, strict=True):
+            # "clip" is the mode that writes to `out` directly; nothing is outside.
+            dense.take(rows, axis=0, out=numbers, mode="clip")
+            segments.append(
+                Segment(
+                    num_rows=len(rows),
+                    matrix=matrix,
+                    null_matrix=_take_nulls([column.nulls for column in univalent], rows),
+                    bags=tuple(_take_bag(bag, rows) for bag in bags),
+                    dense=numbers,
+                    label=None if label is None else label.take(rows),
+                    weight=None if weight is None else weight.take(rows),
+                )
             )
-            for matrix, rows in zip(out, slices, strict=True)
-        ]
+        return segments
 
     def assemble(self, pieces: Sequence[Piece]) -> KeyBatch:
         """Returns a batch of the pieces' rows, one piece behind the other."""
@@ -206,9 +217,16 @@ def _permute_keys(
 ) -> None:
     """Writes the permuted columns into the matrices of the segments, one behind the other."""
     # Column by column, since one fits into the cache: segment by segment takes twice as long.
-    permuted = np.empty((1, len(permutation)), np.uint64)
+    wide = np.empty((1, len(permutation)), np.uint64)
+    narrow = np.empty((1, len(permutation)), np.uint32)
     for place, column in enumerate(columns):
-        permute_columns([column], permutation, permuted)
+        permuted: NDArray[np.uint64] | NDArray[np.uint32] = wide
+        # Most integers are small: half the bytes are gathered in three quarters of the time.
+        if len(column) and column[0] <= _MAX_NARROW and column.max() <= _MAX_NARROW:
+            permuted = narrow
+            permute_columns([column.astype(np.uint32)], permutation, narrow)
+        else:
+            permute_columns([column], permutation, wide)
         first = 0
         for matrix in out:
             end = first + matrix.shape[1]

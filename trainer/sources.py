@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from features.parquet import Dataset, Reader
-from trainer.blocks import BlockDecoder, Matrices, Piece, Segment
+from trainer.blocks import BlockDecoder, Piece, Segment, SegmentPool
 from trainer.order import Blocks, Counts, row_order
 
 # Blocks held beyond one for each stream: what is being read, and some slack.
@@ -29,7 +29,7 @@ class BlockReader:
     decoder: BlockDecoder
     blocks: Blocks
     block_rows: int
-    matrices: Matrices
+    segments: SegmentPool
     seed: int = 0
     epoch: int = 0
     shuffle: bool = False
@@ -70,7 +70,7 @@ class BlockReader:
         where = self.dataset.place(
             int(blocks.file[number]), int(blocks.row_group[number]), int(blocks.first_row[number])
         )
-        return self.decoder.decode(table, order, where, self.matrices)
+        return self.decoder.decode(table, order, where, self.segments)
 
     def _reader(self) -> Reader:
         reader: Reader | None = getattr(self._local, "reader", None)
@@ -144,7 +144,7 @@ class Source:
     def give_back(self) -> None:
         """Lets go of the segments that were used up: of their pieces none may be in use."""
         while self._used:
-            self._reader.matrices.give_back(self._used.pop())
+            self._reader.segments.give_back(self._used.pop())
 
     def next_segment(self) -> Segment:
         """Returns the next segment whole, for good; waits until it is read."""

@@ -23,7 +23,7 @@ from features.parquet import Dataset
 from features.schema import FeatureSet
 from features.settings import DataSettings
 from features.statistics import FeatureStatistics
-from trainer.blocks import BlockDecoder, Matrices
+from trainer.blocks import BlockDecoder, SegmentPool
 from trainer.order import MAX_UNIT_ROWS, Blocks, EpochOrder, cut_blocks, rank_streams
 from trainer.sources import BlockReader, ReadAhead, Source
 
@@ -80,7 +80,7 @@ class BatchStream(Iterator[KeyBatch]):
             decoder=self._decoder,
             blocks=self._order.blocks,
             block_rows=settings.block_rows,
-            matrices=Matrices(_SEGMENT_ROWS),
+            segments=SegmentPool(_SEGMENT_ROWS),
             seed=seed,
             epoch=epoch,
             shuffle=settings.shuffle,
@@ -204,7 +204,7 @@ class FileStream(Iterator[FileBatch]):
             decoder=self._decoder,
             blocks=self._blocks,
             block_rows=MAX_UNIT_ROWS,
-            matrices=Matrices(batch_size),
+            segments=SegmentPool(batch_size),
         )
         self._readers = ThreadPoolExecutor(1, "read")
         self._stop_if_forgotten = weakref.finalize(self, _stop, self._readers, wait=False)
