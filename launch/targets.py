@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +30,8 @@ JobPath = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML).")
 
 def run_folder(job: Job, job_path: Path) -> Path:
     """Returns where a job's run lies: run.dir, or runs/JOB beside the job file."""
-    return job_path.parent / (job.run.dir or f"runs/{job_path.stem}")
+    folder = job_path.parent / (job.run.dir or f"runs/{job_path.stem}")
+    return Path(os.path.normpath(folder))
 
 
 def parse_checkpoint(text: str) -> str | int:

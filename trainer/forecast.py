@@ -6,7 +6,8 @@ What is counted, each at its largest:
                       training of nearly nothing in another process (`trainer.idle`)
     table, state      as `sharding.footprint` says; all rows count as touched
     tower             parameters, gradients, optimizer state
-    blocks            one of each stream and the few that are read ahead, as keys
+    blocks            one of each stream and the few that are read ahead, as keys; later epochs
+                      find the memory of the first in pieces and add to it
     reading           the pass of the profile, and later the row groups a thread decodes
     activations       what forward and backward keep of a batch, and of an evaluation's larger one
     checkpoint copy   the copy of the tensors that is written in the background
@@ -32,7 +33,7 @@ from features.settings import parse_size
 from features.statistics import FeatureStatistics
 from trainer.job import Job
 from trainer.memory import resident_bytes
-from trainer.order import MAX_UNIT_ROWS
+from trainer.order import MAX_UNIT_ROWS, steps_per_epoch
 from trainer.plan import Plan, tower_state_floats
 from trainer.sources import AHEAD_BLOCKS
 
@@ -59,6 +60,10 @@ _EVALUATION_COPIES = 7.0
 # What the smaller of two phases adds to the larger one.
 _DATA_REUSE = 0.5
 _ACTIVATION_REUSE = 0.35
+
+# What the second and the third epoch each add to what blocks and decoding took; then it is enough.
+_EPOCH_GROWTH = 0.65
+_GROWING_EPOCHS = 2
 
 # What a process that has imported everything still takes for its first steps: code that is read,
 # threads with their arenas, the pools of torch and Arrow.
@@ -110,7 +115,7 @@ def forecast_memory(
             ("table", plan.memory.weight_bytes),
             ("optimizer state", plan.memory.state_bytes),
             ("tower", plan.tower_bytes * tower_floats),
-            ("blocks", blocks),
+            ("blocks", blocks + _growth_bytes(job, dataset, row_bytes, blocks)),
             ("reading", _reading_bytes(job, statistics, dataset, row_bytes, blocks)),
             ("activations", _activation_bytes(job, plan)),
             ("checkpoint copy", min(plan.checkpoint_bytes, parse_size(job.run.copy_budget))),
@@ -173,6 +178,19 @@ def _blocks_bytes(job: Job, dataset: Dataset, row_bytes: int) -> int:
     return min(held * block, dataset.num_rows) * row_bytes
 
 
+def _growth_bytes(job: Job, dataset: Dataset, row_bytes: int, blocks: int) -> int:
+    epochs = job.train.epochs
+    if job.train.max_steps is not None:
+        steps = steps_per_epoch(dataset.num_rows, job.train.batch_size)
+        epochs = min(epochs, -(-job.train.max_steps // steps))
+    decoding = _decoding_bytes(job, dataset, row_bytes)
+    return round(min(epochs - 1, _GROWING_EPOCHS) * _EPOCH_GROWTH * (blocks + decoding))
+
+
+def _decoding_bytes(job: Job, dataset: Dataset, row_bytes: int) -> int:
+    return _DECODE_COPIES * _group_rows(dataset) * row_bytes * job.data.read_threads
+
+
 def _reading_bytes(
     job: Job, statistics: FeatureStatistics, dataset: Dataset, row_bytes: int, blocks: int
 ) -> int:
@@ -182,7 +200,7 @@ def _reading_bytes(
         for seen in statistics.categorical.values()
     )
     profile = _PROFILE_COPIES * group + distinct
-    decoding = _DECODE_COPIES * group * job.data.read_threads
+    decoding = _decoding_bytes(job, dataset, row_bytes)
     return round(profile + decoding - _DATA_REUSE * min(profile, decoding + blocks))
 
 

@@ -197,7 +197,7 @@ def _features(report: Report) -> str:
             f"{f.num_lookups} \N{MULTIPLICATION SIGN} {f.width}",
             f'{f.region_rows:,} <span class="tag">{escape(f.region)}</span>',
             *(
-                ["exact", "", "", ""]
+                ["none", "", "", ""]
                 if f.is_exact
                 else [
                     _short(f.expected_residents),
@@ -212,7 +212,8 @@ def _features(report: Report) -> str:
     note = (
         "Co-residents: other values of the same feature that share a value's row, for one lookup. "
         "Colliding in all: values that meet some other value of their feature in every lookup, so "
-        "that the model cannot tell them apart by this feature alone. " + report.collisions_note
+        "that the model cannot tell them apart by this feature alone. Exact features have rows for "
+        "each value. " + report.collisions_note
     )
     text = f'<p class="soft">{escape(note.strip())}</p>'
     return _section("Features", text + _table(head, rows, "kinds", is_html=True))

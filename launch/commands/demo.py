@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +46,7 @@ def command(
     for split, job in jobs.items():
         outcome = _train(split, job, runs[split], output)
         if isinstance(outcome, int):
-            return 128 + outcome
+            return outcome  # it has said why
         trained[split] = outcome
     from launch.commands.lookup import look_up
     from launch.targets import open_rows
@@ -90,13 +96,36 @@ def _prepare(folder: Path, jobs: dict[str, Path], output: Output) -> int:
 
 
 def _train(split: str, job_path: Path, run: Path, output: Output) -> dict[str, Any] | int:
-    from launch.commands.train import train_job
-    from launch.settings import load_job
+    """Runs `muxtable train` in a process of its own; returns its document, or a failed exit code.
 
+    As a person would, and so that the peak of memory in the report is this training's alone.
+    """
     if run.exists():
         shutil.rmtree(run)
-    output.note(f"training on {SPLITS[split]}")
-    return train_job(load_job(job_path), job_path, run, output)
+    output.note(f"\n{SPLITS[split]}: muxtable train {job_path}")
+    words = ["train", str(job_path), "--json", *(["--quiet"] if output.quiet else [])]
+    with (
+        subprocess.Popen(  # noqa: S603 - our own interpreter and words
+            [sys.executable, "-m", "muxtable", *words], stdout=subprocess.PIPE, text=True
+        ) as child,
+        _passed_on(child),
+    ):
+        text, _ = child.communicate()
+    return json.loads(text) if child.returncode == 0 else child.returncode
+
+
+@contextmanager
+def _passed_on(child: subprocess.Popen[str]) -> Iterator[None]:
+    """Leaves Ctrl-C to the child, which gets it too, and sends it SIGTERM: it saves and ends."""
+    before = [
+        signal.signal(signal.SIGINT, lambda *_: None),
+        signal.signal(signal.SIGTERM, lambda number, _: child.send_signal(number)),
+    ]
+    try:
+        yield
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
 
 
 def _render(console: Console, document: dict[str, Any], jobs: dict[str, Path]) -> None:

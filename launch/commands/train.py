@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from launch.settings import load_job
 from launch.targets import JobPath, Overrides, run_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from trainer.job import Job
@@ -34,7 +35,8 @@ def command(
     if workers != 1:
         raise ConfigError(f"--workers {workers}: this version trains in one process", "leave it 1")
     job = load_job(job_path, overrides or ())
-    trained = train_job(job, job_path, run_folder(job, job_path), output)
+    folder = run_folder(job, job_path)
+    trained = train_job(job, job_path, folder, output, overrides or ())
     if isinstance(trained, int):
         output.note(f"stopped after a checkpoint; `muxtable train {job_path}` goes on from there")
         return 128 + trained
@@ -42,10 +44,11 @@ def command(
     return None
 
 
-def train_job(job: Job, job_path: Path, folder: Path, output: Output) -> dict[str, Any] | int:
+def train_job(
+    job: Job, job_path: Path, folder: Path, output: Output, overrides: Sequence[str] = ()
+) -> dict[str, Any] | int:
     """Trains and writes the report; returns what a machine wants to know, or the stop signal."""
     from trainer.report_data import report_run
-
     from trainer.signals import StopSignals
     from trainer.train import train
 
@@ -53,7 +56,10 @@ def train_job(job: Job, job_path: Path, folder: Path, output: Output) -> dict[st
         result = train(job, folder, job_path.parent, progress=progress, stop_requested=stop)
     if result.signal is not None:
         return result.signal
-    report = report_run(result.run, command=f"muxtable train {job_path}")
+    words = ["muxtable", "train", str(job_path)]
+    for override in overrides:
+        words += ["--set", override]
+    report = report_run(result.run, command=shlex.join(words))
     return {
         "run": str(folder),
         "steps": result.step,

@@ -1,16 +1,26 @@
+import json
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from features.errors import PlanError
 from features.parquet import open_dataset
 from features.profile import build_profile
 from features.schema import FeatureSet
+from launch.converters.splits import PARTS
+from launch.demo.flights import read_flights, split_by_days
+from launch.demo.job import demo_job
 from sharding.table import create_engine
+from tests.launch.command import ROOT, muxtable
 from tests.trainer.clicks import clicks_job, write_clicks
 from trainer.forecast import forecast_memory, measure_libraries
 from trainer.measured import measure
 from trainer.plan import make_plan
 from trainer.representations.registry import build_layout
+from trainer.toml import toml_text
 from trainer.towers import build_tower
 
 
@@ -96,8 +106,6 @@ def test_a_plan_that_cannot_fit_is_refused(clicks):
 
 
 def test_a_plan_is_plain_json(clicks):
-    import json
-
     job, feature_set, profile, _ = clicks()
 
     plan = make_plan(job, feature_set, profile)
@@ -154,3 +162,71 @@ def test_the_forecast_is_a_sum_of_named_parts(clicks):
     assert forecast.peak_bytes == sum(size for _, size in forecast.parts)
     assert all(isinstance(size, int) and size >= 0 for _, size in forecast.parts)
     assert not any(np.isnan(size) for _, size in forecast.parts)
+
+
+def train_planned(job_path, *options) -> tuple[int, int, int]:
+    """The peak a plan foretells, the one the training itself foretells, and the measured one."""
+    plan = muxtable("plan", job_path, *options, "--json", timeout_s=300)
+    done = muxtable("train", job_path, *options, "--json", timeout_s=900)
+    assert done.code == 0, done.err
+    memory = json.loads((Path(done.document["run"]) / "result.json").read_text())["memory"]
+    return plan.document["peak"]["peak_bytes"], memory["planned_bytes"], memory["peak_bytes"]
+
+
+def assert_planned_well(job_path, *options):
+    planned, foretold, measured = train_planned(job_path, *options)
+
+    assert planned == pytest.approx(measured, rel=0.1)
+    assert foretold == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_peak_of_the_demo_is_foretold(tmp_path, epochs):
+    for part, rows in zip(PARTS, split_by_days(read_flights().table), strict=True):
+        pq.write_table(rows, tmp_path / f"{part}.parquet", row_group_size=65_536)
+    (tmp_path / "job.toml").write_text(demo_job(".", "run"))
+
+    assert_planned_well(tmp_path / "job.toml", "--set", f"train.epochs={epochs}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_peak_of_movielens_is_foretold(tmp_path, epochs):
+    source = ROOT.parent / "shared" / "data" / "ml-1m"
+    if not source.is_dir():
+        pytest.skip("needs ../shared/data/ml-1m")
+    data = tmp_path / "data"
+    muxtable("convert", "movielens", source, "--out", data, "--drop-rating", 3)
+    job = (ROOT / "examples" / "ml1m" / "two_lookups.toml").read_text()
+    (tmp_path / "job.toml").write_text(job)
+
+    assert_planned_well(tmp_path / "job.toml", "--set", f"train.epochs={epochs}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_peak_of_a_table_of_4_gb_is_foretold(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = 400_000
+    columns = {f"id{i}": rng.integers(0, 2_000_000, rows) for i in range(10)}
+    columns |= {f"number{i}": rng.random(rows) for i in range(5)}
+    columns["label"] = rng.integers(0, 2, rows).astype(np.int8)
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet", row_group_size=65_536)
+    (tmp_path / "job.toml").write_text(
+        toml_text(
+            {
+                "data": {"train": "train.parquet", "valid": "train.parquet", "label": "label"},
+                "features": {
+                    "categorical": [name for name in columns if name.startswith("id")],
+                    "dense": [name for name in columns if name.startswith("number")],
+                },
+                "table": {"budget": "4 GB", "width": 32},
+                "run": {"dir": "run", "keep": 1},
+            }
+        )
+    )
+
+    assert_planned_well(tmp_path / "job.toml")
