@@ -9,6 +9,7 @@ namespace {
 
 // Work below this many rows runs on one thread: starting a second costs microseconds.
 constexpr int64_t kSmall = 2048;
+constexpr int64_t kSmallCheck = 1 << 17;  // numbers checked, which is quicker than copying rows
 
 // Whether to write around the caches: the output is larger than them and made of whole lines.
 bool should_stream(const GatherTask& task) {
@@ -27,7 +28,7 @@ int64_t first_outside(const RowMatrix& rows, int64_t table_rows, int threads) {
   const uint64_t limit = static_cast<uint64_t>(table_rows);
   bool outside = false;
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(|| : outside) \
-    if (threads > 1 && rows.count * rows.n > 8 * kSmall)
+    if (threads > 1 && rows.count * rows.n > kSmallCheck)
   for (int64_t l = 0; l < rows.count; ++l)
     outside = outside || (rows.n > 0 && isa.largest(rows.rows + l * rows.stride, rows.n) >= limit);
   if (!outside) return -1;

@@ -94,12 +94,12 @@ template bool hash_strings(const int32_t*, int64_t, const uint8_t*, uint64_t, ui
 template bool hash_strings(const int64_t*, int64_t, const uint8_t*, uint64_t, uint64_t, uint64_t*);
 
 void hash_rows(const RowHash& task, int threads) {
-  // Threads share out (lookup, chunk) pairs; below a chunk a second thread costs more than it saves.
-  constexpr int64_t kChunk = 16384;
+  // Threads share out (lookup, chunk) pairs, where there is more to do than starting them costs.
+  constexpr int64_t kChunk = 16384, kSmall = 1 << 17;
   const int64_t chunks = (task.n + kChunk - 1) / kChunk;
   const Loops& isa = loops();
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads) \
-    if (threads > 1 && task.n * task.num_lookups > kChunk)
+    if (threads > 1 && task.n * task.num_lookups > kSmall)
   for (int64_t l = 0; l < task.num_lookups; ++l) {
     for (int64_t c = 0; c < chunks; ++c) {
       const int64_t first = c * kChunk, count = std::min(kChunk, task.n - first);

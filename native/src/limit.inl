@@ -4,7 +4,7 @@ namespace muxtable {
 namespace MUXTABLE_ISA {
 namespace {
 
-constexpr int64_t kLimitAhead = 24;
+constexpr int64_t kLimitAhead = 64;
 
 float read_rows(const float* table, int64_t stride, const int64_t* rows, int64_t n) {
   Chunk total = broadcast(0), other = broadcast(0);

@@ -19,6 +19,7 @@ constexpr int64_t kGoEntries = 4096;      // its working memory stays in the L2 
 constexpr int64_t kMaxBuckets = 1 << 16;
 constexpr int64_t kChunkEntries = 8192;
 constexpr int64_t kThreadEntries = 4096;  // a thread with less costs more than it saves
+constexpr int64_t kParallelEntries = 1 << 17;  // fewer are partitioned faster by one thread
 
 // A run of a lookup's row numbers. The gradient of a univalent lookup's sample b lies at
 // offset + b * stride; a bag's values share the one of their sample.
@@ -137,10 +138,35 @@ class Run {
 
   int64_t run() {
     if (num_entries_ == 0) return 0;
+    if (num_entries_ < kParallelEntries) {
+      scale(0, 1);
+      count(0, 1);
+      place(1);
+      scatter(0, 1);
+    } else {
+      place_together();
+    }
+    const int64_t num_goes = static_cast<int64_t>(workspace_->goes.size());
     int64_t num_rows = 0;
+#pragma omp parallel num_threads(threads_) if (threads_ > 1) reduction(+ : num_rows)
+    {
+      const Scratch scratch = workspace_->threads[static_cast<size_t>(omp_get_thread_num())].reserve(
+          table_size_, largest_go_);
+#pragma omp for schedule(dynamic, 1) nowait
+      for (int64_t i = 0; i < num_goes; ++i) {
+        const Go& go = workspace_->goes[static_cast<size_t>(i)];
+        num_rows += isa_.update(task_, {entries_, ends_, go.first, go.last, shift_}, scratch);
+      }
+    }
+    return num_rows;
+  }
+
+ private:
+  // Partitions the entries, the threads taking consecutive parts of them.
+  void place_together() {
     // Nothing may be thrown out of a parallel region: what fails inside is kept for later.
     std::exception_ptr failure;
-#pragma omp parallel num_threads(threads_) if (threads_ > 1) reduction(+ : num_rows)
+#pragma omp parallel num_threads(threads_) if (threads_ > 1)
     {
       const int thread = omp_get_thread_num(), team = omp_get_num_threads();
       scale(thread, team);
@@ -155,24 +181,11 @@ class Run {
         }
       }
 #pragma omp barrier
-      if (!failure) {
-        scatter(thread, team);
-#pragma omp barrier
-        const Scratch scratch =
-            workspace_->threads[static_cast<size_t>(thread)].reserve(table_size_, largest_go_);
-        const int64_t num_goes = static_cast<int64_t>(workspace_->goes.size());
-#pragma omp for schedule(dynamic, 1) nowait
-        for (int64_t i = 0; i < num_goes; ++i) {
-          const Go& go = workspace_->goes[static_cast<size_t>(i)];
-          num_rows += isa_.update(task_, {entries_, ends_, go.first, go.last, shift_}, scratch);
-        }
-      }
+      if (!failure) scatter(thread, team);
     }
     if (failure) std::rethrow_exception(failure);
-    return num_rows;
   }
 
- private:
   void scale(int thread, int team) {
     for (const ScaledBag& scaled : plan_.scaled) {
       const BagRows& bag = *scaled.bag;
@@ -207,7 +220,7 @@ class Run {
   void place(int team) {
     std::vector<Go>& goes = workspace_->goes;
     goes.clear();
-    const int64_t share = num_entries_ / (8 * team);
+    const int64_t share = num_entries_ / (8 * threads_);
     const int64_t enough = std::max<int64_t>(kBucketEntries, std::min(kGoEntries, share));
     int64_t at = 0, largest_bucket = 0;
     Go go{0, 0, 0};
@@ -235,7 +248,7 @@ class Run {
     if (largest_go_ >= std::numeric_limits<uint32_t>::max())
       throw std::invalid_argument("a batch with 2^32 lookups of neighbouring rows is too large");
     table_size_ = table_size(shift_, largest_bucket);
-    for (int t = 0; t < team; ++t)
+    for (int t = 0; t < threads_; ++t)
       workspace_->threads[static_cast<size_t>(t)].reserve(table_size_, largest_go_);
   }
 
