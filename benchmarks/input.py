@@ -174,8 +174,8 @@ def main() -> None:
     tune_allocator()
     if _PEAK_OF in os.environ:
         Case(Path(os.environ[_PEAK_OF]), options.threads).stream()
-        status = Path("/proc/self/status").read_text()
-        peak = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024
+        (line,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        peak = int(line) * 1024
         print(json.dumps({"peak": peak}))
         return
     rows, repeats, files = (262_144, 3, 3) if options.quick else (2_097_152, 7, 20)
