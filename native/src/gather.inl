@@ -52,17 +52,13 @@ struct CopyTile {
   }
 
   int run_wide() const {
-    // The processor's own prefetcher follows a wide row once its start has arrived.
-    constexpr int64_t kWideAhead = 8;
-    const int64_t count = samples * lookups;
+    const int64_t count = samples * lookups, last = task.width - 1, ahead = wide_ahead(task.width);
+    for (int64_t i = 0; i < ahead && i < count; ++i)
+      prefetch_row<0, false>(task.table + tile[i], last);
     for (int64_t b = 0, i = 0; b < samples; ++b) {
       float* const out = task.out + (first_sample + b) * task.out_stride;
       for (int64_t l = 0; l < lookups; ++l, ++i) {
-        if (i + kWideAhead < count) {
-          const float* const next = task.table + tile[i + kWideAhead];
-          for (int64_t j = 0; j < task.width && j < 16 * kLanes; j += kLanes)
-            __builtin_prefetch(next + j);
-        }
+        if (i + ahead < count) prefetch_row<0, false>(task.table + tile[i + ahead], last);
         __builtin_memcpy(out + task.columns[first_lookup + l], task.table + tile[i],
                          static_cast<uint64_t>(task.width) * sizeof(float));
       }
@@ -122,11 +118,11 @@ struct PoolBags {
     return 0;
   }
 
-  int run_wide() const { return 0; }  // not reached: wide rows come in pieces of 64
+  int run_wide() const { return 0; }  // not reached: wide rows come in pieces of 128
 };
 
 void gather_bags(const BagTask& task, int64_t first, int64_t last) {
-  constexpr int64_t kPiece = 4 * kLanes;
+  constexpr int64_t kPiece = 8 * kLanes;
   for (int64_t k = 0; k < task.num_lookups; ++k)
     for (int64_t from = 0; from < task.width; from += kPiece) {
       const int64_t left = task.width - from;

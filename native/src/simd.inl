@@ -136,7 +136,13 @@ MUXTABLE_INLINE Tail tail_of(int count) {
 MUXTABLE_INLINE Chunk load(const float* p0, const Tail& tail) {
   Chunk out;
 #if defined(__AVX512F__)
-  out.part[0] = _mm512_maskz_loadu_ps(tail.mask, p0);
+  // No wider than the row: a load that covers a neighbour waits for the neighbour's last store.
+  if (tail.mask <= 0xF)
+    out.part[0] = _mm512_zextps128_ps512(_mm_maskz_loadu_ps(tail.mask, p0));
+  else if (tail.mask <= 0xFF)
+    out.part[0] = _mm512_zextps256_ps512(_mm256_maskz_loadu_ps(tail.mask, p0));
+  else
+    out.part[0] = _mm512_maskz_loadu_ps(tail.mask, p0);
 #elif defined(__AVX2__)
   MUXTABLE_FOR_PARTS out.part[p] = _mm256_maskload_ps(p0 + 8 * p, tail.mask[p]);
 #else
@@ -149,7 +155,12 @@ MUXTABLE_INLINE Chunk load(const float* p0, const Tail& tail) {
 
 MUXTABLE_INLINE void store(float* p0, const Chunk& a, const Tail& tail) {
 #if defined(__AVX512F__)
-  _mm512_mask_storeu_ps(p0, tail.mask, a.part[0]);
+  if (tail.mask <= 0xF)
+    _mm_mask_storeu_ps(p0, tail.mask, _mm512_castps512_ps128(a.part[0]));
+  else if (tail.mask <= 0xFF)
+    _mm256_mask_storeu_ps(p0, tail.mask, _mm512_castps512_ps256(a.part[0]));
+  else
+    _mm512_mask_storeu_ps(p0, tail.mask, a.part[0]);
 #elif defined(__AVX2__)
   MUXTABLE_FOR_PARTS _mm256_maskstore_ps(p0 + 8 * p, tail.mask[p], a.part[p]);
 #else
@@ -205,15 +216,21 @@ struct Row {
   }
 };
 
-// Asks for every cache line of a row; `last` is the offset of its last float.
+// Asks for every cache line of a row; `last` is the offset of its last float. No `Chunks`: as many
+// as that tells.
 template <int Chunks, bool Write>
 MUXTABLE_INLINE void prefetch_row(const float* p, int64_t last) {
+  if (Chunks == 0)
+    for (int64_t j = 0; j < last; j += kLanes) __builtin_prefetch(p + j, Write ? 1 : 0, 3);
   for (int c = 0; c < Chunks; ++c) __builtin_prefetch(p + kLanes * c, Write ? 1 : 0, 3);
   // A row that does not start at a cache line ends in one more.
   __builtin_prefetch(p + last, Write ? 1 : 0, 3);
 }
 
-// Calls visit.template run<Chunks, Partial>() for the row width; wider rows than that have run_wide.
+// Rows of more than 128 floats asked for ahead: as many as make about 128 cache lines.
+MUXTABLE_INLINE int64_t wide_ahead(int64_t width) { return 128 * kLanes / width; }
+
+// Calls visit.run<Chunks, Partial>() for rows of up to 128 floats, visit.run_wide() for wider ones.
 template <typename Visit>
 MUXTABLE_INLINE auto with_width(int64_t width, const Visit& visit) {
   const bool partial = width % kLanes != 0;
@@ -226,6 +243,14 @@ MUXTABLE_INLINE auto with_width(int64_t width, const Visit& visit) {
       return partial ? visit.template run<3, true>() : visit.template run<3, false>();
     case 4:
       return partial ? visit.template run<4, true>() : visit.template run<4, false>();
+    case 5:
+      return partial ? visit.template run<5, true>() : visit.template run<5, false>();
+    case 6:
+      return partial ? visit.template run<6, true>() : visit.template run<6, false>();
+    case 7:
+      return partial ? visit.template run<7, true>() : visit.template run<7, false>();
+    case 8:
+      return partial ? visit.template run<8, true>() : visit.template run<8, false>();
     default:
       return visit.run_wide();
   }

@@ -5,7 +5,6 @@ namespace MUXTABLE_ISA {
 namespace {
 
 constexpr int64_t kUpdateAhead = 48;  // entries asked for ahead; 32 to 64 measured alike
-constexpr int64_t kWideAhead = 4;     // the same for rows of more than 64 floats
 constexpr int64_t kMaxWidth = 1024;
 
 MUXTABLE_INLINE const float* gradient_at(const UpdateTask& task, uint64_t offset) {
@@ -173,23 +172,23 @@ struct UpdateRows {
     return num_rows;
   }
 
-  // Rows of more than 64 floats: their summed gradient waits in the L1 cache.
+  // Rows of more than 128 floats: their summed gradient waits in the L1 cache.
   int64_t run_wide() const {
     const int64_t width = task.width, whole = width / kLanes * kLanes;
     const Tail tail = tail_of(static_cast<int>(width - whole));
     alignas(64) float grad[kMaxWidth];
+    Scout<0> scout(*this);
+    for (int64_t i = 0; i < wide_ahead(width); ++i) scout.step();
     for (int64_t u = 0; u < num_rows; ++u) {
-      if (u + kWideAhead < num_rows) {
-        prefetch<4>(scratch.rows[u + kWideAhead]);
-        prefetch_row<4, false>(gradient(scratch.heads[u + kWideAhead]), width - 1);
-      }
       uint32_t e = scratch.heads[u];
       const float* source = gradient(e);
       if (whole < width) store(grad + whole, broadcast(0));
       for (int64_t j = 0; j < width; ++j) grad[j] = source[j];
+      scout.step();
       while ((e = scratch.next[e]) != 0) {
         source = gradient(e);
         for (int64_t j = 0; j < width; ++j) grad[j] += source[j];
+        scout.step();
       }
       const Step<kind> step(task, scratch.rows[u]);
       float squares = 0;

@@ -10,7 +10,7 @@ from native import kernels, memory, reference
 from tests.native.arrays import available, instruction_set, spread
 
 OPTIMIZERS = ["rowwise_adagrad", "adagrad", "adam", "sgd"]
-WIDTHS = [1, 2, 8, 15, 16, 30, 32, 33, 48, 50, 64, 65, 100, 1024]
+WIDTHS = [1, 2, 4, 7, 8, 15, 16, 30, 32, 33, 48, 50, 64, 65, 100, 112, 128, 129, 1024]
 
 
 def table_of(rows, width, seed=0):
