@@ -11,9 +11,6 @@ from typing import Any
 import torch
 
 from features.dense import build_transforms
-from features.parquet import Dataset, open_dataset
-from features.profile import Profile, build_profile
-from features.schema import FeatureSet
 from features.settings import parse_size
 from native.memory import tune_allocator
 from trainer import saving
@@ -29,9 +26,10 @@ from trainer.metrics import Metrics
 from trainer.model import build_model, choose_device, num_threads
 from trainer.order import steps_per_epoch
 from trainer.plan import make_plan
+from trainer.preparation import Input, begin_or_resume
 from trainer.progress import Progress, Silent
 from trainer.representations.registry import build_layout
-from trainer.run import PARTS, Run, RunDirectory, job_digest
+from trainer.run import Run, RunDirectory, job_digest
 from trainer.schedule import Schedule
 from trainer.signals import Interrupted
 from trainer.state import RunState
@@ -50,13 +48,6 @@ class Result:
     """The step whose model counts: the best in validation, without validation the last."""
     metrics: Mapping[str, Metrics]
     """Of that model, by part ("valid", "test"); empty where the run was stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Input:
-    feature_set: FeatureSet
-    datasets: Mapping[str, Dataset]
-    profile: Profile
 
 
 def train(
@@ -82,7 +73,7 @@ def train(
     torch.set_num_threads(threads)
     with RunDirectory(run_dir, job, base) as directory:
         try:
-            data = _begin_or_resume(directory, watcher, stop_requested)
+            data = begin_or_resume(directory, watcher, stop_requested)
         except Interrupted:
             return Result(run=directory.run, signal=stop_requested(), step=0, metrics={})
         finished = directory.run.result()
@@ -110,7 +101,7 @@ def train(
         return result
 
 
-def _planned_bytes(job: Job, data: _Input, device: torch.device, libraries_bytes: int) -> int:
+def _planned_bytes(job: Job, data: Input, device: torch.device, libraries_bytes: int) -> int:
     """Returns the peak of memory that `muxtable plan` foretells."""
     plan = make_plan(job, data.feature_set, data.profile, device.type)
     forecast = forecast_memory(
@@ -125,7 +116,7 @@ class _Session:
     def __init__(
         self,
         run: Run,
-        data: _Input,
+        data: Input,
         device: torch.device,
         threads: int,
         progress: Progress,
@@ -306,55 +297,6 @@ class _Session:
         return Result(
             run=self._run, signal=None, step=state.step, best_step=best_step, metrics=metrics
         )
-
-
-def _begin_or_resume(
-    directory: RunDirectory, progress: Progress, stop_requested: Callable[[], int | None]
-) -> _Input:
-    """Opens and checks the input, and takes the run's folder; Interrupted where asked to stop."""
-    job, base = directory.run.job, directory.run.base
-    feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
-    patterns = {part: getattr(job.data, part) for part in PARTS}
-    datasets = {part: open_dataset(p, base) for part, p in patterns.items() if p is not None}
-    for dataset in datasets.values():
-        dataset.check(feature_set)
-    if directory.has_begun:
-        profile = directory.resume(datasets)
-    else:
-        dataset = datasets["train"]
-        progress.stage("profile", dataset.num_rows)
-        on_rows = _rows_done(progress, stop_requested)
-        profile = build_profile(dataset, feature_set, job.table, progress=on_rows)
-        # For their errors: what cannot be trained must not leave a folder behind.
-        build_layout(feature_set, profile, job.table)
-        _check_key_classes(datasets, feature_set, profile)
-        directory.begin(datasets, profile)
-    return _Input(feature_set=feature_set, datasets=datasets, profile=profile)
-
-
-def _check_key_classes(
-    datasets: Mapping[str, Dataset], feature_set: FeatureSet, profile: Profile
-) -> None:
-    """Raises DataError where another part has strings for what was trained on integers, or so."""
-    classes = {name: each.key_class for name, each in profile.categorical.items()}
-    for dataset in datasets.values():
-        dataset.check(feature_set, classes)
-
-
-def _rows_done(
-    progress: Progress, stop_requested: Callable[[], int | None]
-) -> Callable[[int, int], None]:
-    """Turns (rows done, rows in all) into rows added, and a request to stop into Interrupted."""
-    before = 0
-
-    def report(done: int, _total: int) -> None:
-        nonlocal before
-        progress.evaluated(done - before)
-        before = done
-        if stop_requested() is not None:
-            raise Interrupted
-
-    return report
 
 
 def _outcome(result: Result) -> dict[str, Any]:
