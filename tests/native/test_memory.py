@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,5 +185,27 @@ def test_values_of_another_type_or_shape_are_refused():
         memory.fill_uniform(np.zeros((2, 2), np.float32), 0, 1, threads=0)
 
 
-def test_the_allocator_takes_its_settings():
+FAULTS_OF_A_SECOND_TEMPORARY = """
+import resource
+import numpy as np
+from native import memory
+
+if {tuned}:
     assert memory.tune_allocator()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(64 << 20, np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_a_tuned_allocator_keeps_the_memory_of_large_temporaries():
+    if "libasan" in Path("/proc/self/maps").read_text():
+        pytest.skip("the address sanitizer brings an allocator of its own")
+
+    def faults(tuned):
+        code = FAULTS_OF_A_SECOND_TEMPORARY.format(tuned=tuned)
+        return int(subprocess.check_output([sys.executable, "-c", code], text=True))
+
+    assert faults(tuned=False) > 20
+    assert faults(tuned=True) < 10
