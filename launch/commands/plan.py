@@ -41,10 +41,20 @@ def command(
     from trainer.plan import make_plan
 
     feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
-    dataset = open_dataset(job.data.train, job_path.parent)
-    dataset.check(feature_set)
+    parts = {part: getattr(job.data, part) for part in ("train", "valid", "test")}
+    datasets = {
+        part: open_dataset(patterns, job_path.parent)
+        for part, patterns in parts.items()
+        if patterns is not None
+    }
+    for each in datasets.values():
+        each.check(feature_set)
+    dataset = datasets["train"]
     folder = run_folder(job, job_path)
     profile = find_profile(job, dataset, feature_set, folder, profile_path, output)
+    classes = {name: seen.key_class for name, seen in profile.categorical.items()}
+    for each in datasets.values():
+        each.check(feature_set, classes)
     plan = make_plan(job, feature_set, profile)
     output.note("measuring what the libraries take, in a process of their own")
     libraries = measure_libraries()

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from features.errors import ConfigError
+from features.schema import FeatureSet
 from launch.console import Column, Output, table
 from launch.progress import RunProgress
 from launch.settings import load_job
@@ -35,6 +36,8 @@ def command(
     if workers != 1:
         raise ConfigError(f"--workers {workers}: this version trains in one process", "leave it 1")
     job = load_job(job_path, overrides or ())
+    # Before torch is imported: most mistakes are answered at once.
+    FeatureSet.build(job.data, job.features, job.feature, job.table)
     folder = run_folder(job, job_path)
     trained = train_job(job, job_path, folder, output, overrides or ())
     if isinstance(trained, int):
