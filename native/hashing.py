@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from native import _native
-from native.arrays import vector
+from native.arrays import matrix, vector
 
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = (1 << 64) - 1
@@ -57,7 +57,7 @@ def combine_keys(acc: Keys, keys: Keys, part: int) -> None:
     `acc` starts as zeros; after the last part it holds the keys of the cross.
     """
     _native.combine_keys(
-        vector(acc, np.uint64, "acc"),
+        vector(acc, np.uint64, "acc", write=True),
         vector(keys, np.uint64, "keys"),
         ((part + 1) * GOLDEN) & MASK,
     )
@@ -80,7 +80,17 @@ def hash_rows(
     nulls[feature[l], i] is not 0, key 0 under null_salts[l] instead. The rows of `keys`, `nulls`
     and `out` may lie apart; inside they are contiguous.
     """
-    _native.hash_rows(keys, nulls, feature, salts, null_salts, bases, sizes, out, threads)
+    _native.hash_rows(
+        matrix(keys, np.uint64, "keys"),
+        None if nulls is None else matrix(nulls, np.uint8, "nulls"),
+        vector(feature, np.int32, "feature"),
+        vector(salts, np.uint64, "salts"),
+        vector(null_salts, np.uint64, "null_salts"),
+        vector(bases, np.int64, "bases"),
+        vector(sizes, np.int64, "sizes"),
+        matrix(out, np.int64, "out", write=True),
+        threads,
+    )
 
 
 def exact_rows(
@@ -89,6 +99,14 @@ def exact_rows(
     """Writes the rows of a feature whose v values own rows into `out` [c, n].
 
     out[k, i] = base + value * c + k, where value is the key's place in the rising `vocabulary`,
-    v for a key that is not there and v + 1 for a null.
+    v for a key that is not there and v + 1 for a null. That it rises was checked when it was
+    loaded; one that does not gives wrong rows, but none outside base .. base + (v + 2) * c.
     """
-    _native.exact_rows(keys, nulls, vocabulary, base, num_lookups, out)
+    _native.exact_rows(
+        vector(keys, np.uint64, "keys"),
+        None if nulls is None else vector(nulls, np.uint8, "nulls"),
+        vector(vocabulary, np.uint64, "vocabulary"),
+        base,
+        num_lookups,
+        matrix(out, np.int64, "out", write=True),
+    )

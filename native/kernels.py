@@ -31,7 +31,7 @@ def gather(table: Table, rows: Rows, columns: Rows, out: Table, threads: int = 1
         matrix(table, np.float32, "table"),
         matrix(rows, np.int64, "rows"),
         vector(columns, np.int64, "columns"),
-        matrix(out, np.float32, "out"),
+        matrix(out, np.float32, "out", write=True),
         threads,
     )
 
@@ -50,7 +50,7 @@ def gather_bags(
         vector(offsets, np.int64, "offsets"),
         mean,
         column,
-        matrix(out, np.float32, "out"),
+        matrix(out, np.float32, "out", write=True),
         threads,
     )
 
@@ -88,13 +88,13 @@ def update(
         raise ValueError(f'optimizer "{optimizer}" is none of {", ".join(_OPTIMIZERS)}')
     check_state = vector if optimizer == "rowwise_adagrad" else matrix
     for place, state in enumerate(states):
-        check_state(state, np.float32, f"states[{place}]")
+        check_state(state, np.float32, f"states[{place}]", write=True)
     for place, (bag_rows, offsets, _, _) in enumerate(bags):
         matrix(bag_rows, np.int64, f"bags[{place}].rows")
         vector(offsets, np.int64, f"bags[{place}].offsets")
     return _native.update(
         number,
-        matrix(table, np.float32, "table"),
+        matrix(table, np.float32, "table", write=True),
         states,
         matrix(rows, np.int64, "rows"),
         vector(columns, np.int64, "columns"),

@@ -21,7 +21,7 @@ def read_rows(table: Table, rows: Rows, threads: int = 1) -> float:
 def change_rows(table: Table, rows: Rows, threads: int = 1) -> None:
     """Negates the given distinct rows of a float32 [R, 32]."""
     _native.limit_change_rows(
-        matrix(table, np.float32, "table"), vector(rows, np.int64, "rows"), threads
+        matrix(table, np.float32, "table", write=True), vector(rows, np.int64, "rows"), threads
     )
 
 

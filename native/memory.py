@@ -35,7 +35,9 @@ def fill_uniform(
     A value depends on `key` (derive("init", seed)), its row and its column alone, so that any
     split of a table into parts gives the same one.
     """
-    _native.fill_uniform(matrix(table, np.float32, "table"), key & MASK, scale, first_row, threads)
+    _native.fill_uniform(
+        matrix(table, np.float32, "table", write=True), key & MASK, scale, first_row, threads
+    )
 
 
 def tune_allocator() -> bool:

@@ -47,7 +47,7 @@ def permute_columns(
         _native.permute_column(
             vector(column.view(item), item, name),
             permutation,
-            vector(out[place].view(item), item, f"out[{place}]"),
+            vector(out[place].view(item), item, f"out[{place}]", write=True),
         )
 
 

@@ -103,9 +103,6 @@ void exact_rows_array(const Vector<const uint64_t>& keys,
               " lookups leave int64");
   require_length(length(out, 0), num_lookups, "out");
   require_length(length(out, 1), n, "the inner axis of out");
-  for (int64_t i = 1; i < size; ++i)
-    require(vocabulary.data()[i - 1] < vocabulary.data()[i],
-            "vocabulary does not rise at " + std::to_string(i));
   const ExactRows task{keys.data(), nulls ? nulls->data() : nullptr, n,          vocabulary.data(),
                        size,        base,                            num_lookups, out.data(),
                        matrix_stride(out, "out")};

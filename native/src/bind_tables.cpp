@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <vector>
@@ -162,6 +163,8 @@ int64_t update_array(int optimizer, const Table& table, const States& states, co
   batch.columns = columns.data();
   batch.gradient_stride = matrix_stride(grad, "grad");
   task.gradients[0] = grad.data();
+  require(batch.num_samples <= (int64_t{1} << kScaledBit) / std::max<int64_t>(1, batch.gradient_stride),
+          "grad has more than 2^39 floats: cut the batch");
   require_length(length(columns), batch.num_lookups, "columns");
   if (batch.num_lookups > 0) require_length(length(rows, 1), batch.num_samples, "the inner axis of rows");
   require_columns(columns, task.width, out_width);

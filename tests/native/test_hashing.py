@@ -202,7 +202,7 @@ def test_other_types_are_refused_and_never_converted(name, dtype):
     arguments = valid()
     arguments[name] = arguments[name].astype(dtype)
 
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=f"{name} holds"):
         hashing.hash_rows(**arguments)
 
 
@@ -265,11 +265,14 @@ def test_exact_rows_know_seen_unseen_and_null():
     assert out.tolist() == [[102, 106, 108, 104], [103, 107, 109, 105]]
 
 
-def test_a_vocabulary_out_of_order_is_refused():
-    out = np.zeros((1, 1), np.int64)
+@given(st.lists(WORDS, max_size=20), st.lists(WORDS, max_size=20))
+def test_a_vocabulary_out_of_order_leads_to_no_row_outside_the_region(vocabulary, keys):
+    keys = np.array([*keys, *vocabulary], np.uint64)
+    out = np.zeros((2, len(keys)), np.int64)
 
-    with pytest.raises(ValueError, match="vocabulary does not rise at 2"):
-        hashing.exact_rows(np.zeros(1, np.uint64), None, np.array([1, 5, 5], np.uint64), 0, 1, out)
+    hashing.exact_rows(keys, None, np.array(vocabulary, np.uint64), 100, 2, out)
+
+    assert ((out >= 100) & (out < 100 + 2 * (len(vocabulary) + 2))).all()
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float64, np.uint32])
@@ -280,7 +283,7 @@ def test_keys_of_another_type_are_refused(dtype):
         hashing.mix64(wrong)
     with pytest.raises(TypeError, match="keys holds"):
         hashing.combine_keys(np.zeros(4, np.uint64), wrong, 0)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="keys holds"):
         hashing.exact_rows(wrong, None, np.zeros(0, np.uint64), 0, 1, np.zeros((1, 4), np.int64))
 
 
@@ -294,5 +297,10 @@ def test_read_only_keys_are_read_and_a_read_only_result_is_refused():
     keys.flags.writeable = False
 
     assert hashing.mix64(keys).shape == (4,)
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="acc is read-only"):
         hashing.combine_keys(keys, keys, 0)
+
+
+def test_a_misaligned_vector_is_refused():
+    with pytest.raises(ValueError, match="x does not lie at a multiple"):
+        hashing.mix64(np.zeros(33, np.uint8)[1:].view(np.uint64))

@@ -463,6 +463,24 @@ def test_states_that_are_not_the_optimizers_are_refused(optimizer, states, error
         kernels.update(optimizer, **given, learning_rate=1.0)
 
 
+@pytest.mark.parametrize("name", ["table", "states"])
+def test_what_a_step_writes_must_be_writable(name):
+    given = arguments("adagrad")
+    for array in (given["table"], *given["states"]) if name == "table" else given["states"]:
+        array.flags.writeable = False
+
+    with pytest.raises(ValueError, match=f"{name}.* is read-only"):
+        kernels.update("adagrad", **given, learning_rate=1.0)
+
+
+def test_what_a_step_reads_may_be_read_only():
+    given = arguments("sgd")
+    for array in (given["rows"], given["columns"], given["grad"], *given["bags"][0][:2]):
+        array.flags.writeable = False
+
+    assert kernels.update("sgd", **given, learning_rate=1.0) > 0
+
+
 def test_adam_counts_its_steps_from_one():
     with pytest.raises(ValueError, match="step is 0"):
         kernels.update("adam", **arguments("adam"), learning_rate=1.0, step=0)
