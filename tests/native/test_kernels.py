@@ -466,7 +466,7 @@ def test_states_that_are_not_the_optimizers_are_refused(optimizer, states, error
 @pytest.mark.parametrize("name", ["table", "states"])
 def test_what_a_step_writes_must_be_writable(name):
     given = arguments("adagrad")
-    for array in (given["table"], *given["states"]) if name == "table" else given["states"]:
+    for array in [given["table"]] if name == "table" else given["states"]:
         array.flags.writeable = False
 
     with pytest.raises(ValueError, match=f"{name}.* is read-only"):
