@@ -1,7 +1,7 @@
 """What the machine's memory gives at best, measured in the same run as the kernels.
 
-A table kernel cannot be faster than the memory: random rows of 128 bytes, read or changed with the
-next ones asked for ahead and nothing else done, are the limit the benchmarks compare with.
+A table kernel cannot be faster than the memory: random rows of 128 bytes, copied or changed with
+the next ones asked for ahead and nothing else done, are the limit the benchmarks compare with.
 """
 
 import numpy as np
@@ -11,10 +11,13 @@ from native.arrays import matrix, vector
 from native.kernels import Rows, Table
 
 
-def read_rows(table: Table, rows: Rows, threads: int = 1) -> float:
-    """Reads the given rows of a float32 [R, 32] and returns the sum of what they hold."""
-    return _native.limit_read_rows(
-        matrix(table, np.float32, "table"), vector(rows, np.int64, "rows"), threads
+def copy_rows(table: Table, rows: Rows, out: Table, threads: int = 1) -> None:
+    """Copies the n given rows of a float32 [R, 32] to `out` [n * 32], one after another."""
+    _native.limit_copy_rows(
+        matrix(table, np.float32, "table"),
+        vector(rows, np.int64, "rows"),
+        vector(out, np.float32, "out", write=True),
+        threads,
     )
 
 

@@ -208,11 +208,12 @@ int64_t checked_limit(const ConstTable& table, const Vector<const int64_t>& rows
   return stride;
 }
 
-float limit_read_rows_array(const ConstTable& table, const Vector<const int64_t>& rows,
-                            int threads) {
+void limit_copy_rows_array(const ConstTable& table, const Vector<const int64_t>& rows,
+                           const Vector<float>& out, int threads) {
   const int64_t stride = checked_limit(table, rows, threads);
+  require_length(length(out), 32 * length(rows), "out");
   nb::gil_scoped_release release;
-  return limit_read_rows(table.data(), stride, rows.data(), length(rows), threads);
+  limit_copy_rows(table.data(), stride, rows.data(), length(rows), out.data(), threads);
 }
 
 void limit_change_rows_array(const Table& table, const Vector<const int64_t>& rows, int threads) {
@@ -238,8 +239,8 @@ void bind_tables(nb::module_& module) {
   module.def("update", &update_array, "optimizer"_a, "table"_a.noconvert(), "states"_a,
              "rows"_a.noconvert(), "columns"_a.noconvert(), "bags"_a, "grad"_a.noconvert(),
              "learning_rate"_a, "eps"_a, "beta1"_a, "beta2"_a, "step"_a, "threads"_a);
-  module.def("limit_read_rows", &limit_read_rows_array, "table"_a.noconvert(),
-             "rows"_a.noconvert(), "threads"_a);
+  module.def("limit_copy_rows", &limit_copy_rows_array, "table"_a.noconvert(),
+             "rows"_a.noconvert(), "out"_a.noconvert(), "threads"_a);
   module.def("limit_change_rows", &limit_change_rows_array, "table"_a.noconvert(),
              "rows"_a.noconvert(), "threads"_a);
   module.def("limit_read_all", &limit_read_all_array, "data"_a.noconvert(), "threads"_a);

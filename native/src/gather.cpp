@@ -13,7 +13,7 @@ constexpr int64_t kSmallCheck = 1 << 17;  // numbers checked, which is quicker t
 
 // Whether to write around the caches: the output is larger than them and made of whole lines.
 bool should_stream(const GatherTask& task) {
-  constexpr int64_t kLine = 16, kCacheBytes = 24 << 20;
+  constexpr int64_t kLine = 16;
   const int64_t bytes = task.num_samples * task.num_lookups * task.width * 4;
   bool aligned = task.width % kLine == 0 && task.out_stride % kLine == 0 &&
                  reinterpret_cast<uintptr_t>(task.out) % 64 == 0;

@@ -5,9 +5,9 @@
 
 namespace muxtable {
 
-// Reads n rows and adds them up.
-float limit_read_rows(const float* table, int64_t stride, const int64_t* rows, int64_t n,
-                      int threads);
+// Copies n rows to `out`, one after another.
+void limit_copy_rows(const float* table, int64_t stride, const int64_t* rows, int64_t n, float* out,
+                     int threads);
 
 // Reads, negates and writes n distinct rows.
 void limit_change_rows(float* table, int64_t stride, const int64_t* rows, int64_t n, int threads);

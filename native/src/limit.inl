@@ -6,16 +6,21 @@ namespace {
 
 constexpr int64_t kLimitAhead = 64;
 
-float read_rows(const float* table, int64_t stride, const int64_t* rows, int64_t n) {
-  Chunk total = broadcast(0), other = broadcast(0);
-  for (int64_t i = 0; i < n; ++i) {
+void copy_rows(const float* table, int64_t stride, const int64_t* rows, int64_t n, float* out,
+               bool streaming) {
+  for (int64_t i = 0; i < n; ++i, out += 2 * kLanes) {
     if (i + kLimitAhead < n)
       prefetch_row<2, false>(table + rows[i + kLimitAhead] * stride, 2 * kLanes - 1);
     const float* const row = table + rows[i] * stride;
-    total = total + load(row);
-    other = other + load(row + kLanes);
+    if (streaming) {
+      stream(out, load(row));
+      stream(out + kLanes, load(row + kLanes));
+    } else {
+      store(out, load(row));
+      store(out + kLanes, load(row + kLanes));
+    }
   }
-  return sum(total + other);
+  if (streaming) stream_fence();
 }
 
 void change_rows(float* table, int64_t stride, const int64_t* rows, int64_t n) {

@@ -115,10 +115,14 @@ struct Loops {
   // Scales `width` gradients by `scale`.
   void (*scale)(const float* in, float scale, float* out, int64_t width);
   // The limits: what the memory gives when nothing else is done. Rows are 32 floats.
-  float (*read_rows)(const float* table, int64_t stride, const int64_t* rows, int64_t n);
+  void (*copy_rows)(const float* table, int64_t stride, const int64_t* rows, int64_t n,
+                    float* out, bool streaming);
   void (*change_rows)(float* table, int64_t stride, const int64_t* rows, int64_t n);
   float (*read_all)(const float* data, int64_t n);
 };
+
+// Outputs of more bytes are written around the caches: about what the largest caches hold.
+constexpr int64_t kCacheBytes = 24 << 20;
 
 namespace baseline {
 extern const Loops loops;

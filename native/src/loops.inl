@@ -22,7 +22,7 @@ namespace MUXTABLE_ISA {
 
 extern const Loops loops;
 const Loops loops = {mix,    combine,     hash,   largest,  uniform,
-                     gather, gather_bags, update, scale_row, read_rows, change_rows, read_all};
+                     gather, gather_bags, update, scale_row, copy_rows, change_rows, read_all};
 
 }  // namespace MUXTABLE_ISA
 }  // namespace muxtable
