@@ -1,8 +1,8 @@
 """What a person can get wrong, and what the real command says of it.
 
 One screen, no traceback, exit code 2 (1 where the work failed on the way), nothing half-written.
-Mistakes in files are shown to `plan`, which checks them as `train` does and needs no torch, and some
-of them to `train` as well.
+Mistakes in files are shown to `plan`, which checks them as `train` does and needs no torch, and
+some of them to `train` as well.
 """
 
 import os
