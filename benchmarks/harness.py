@@ -73,13 +73,18 @@ def start(
 def compare(
     contenders: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2
 ) -> dict[str, float]:
-    """Returns the median seconds of each contender; they take turns: noise hits all alike."""
+    """Returns the median seconds of each contender.
+
+    They take turns, so that noise hits all alike, and every other round in reverse, so that none
+    always finds the caches as the same other one left them.
+    """
     for _ in range(warmup):
         for contender in contenders.values():
             contender()
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, contender in contenders.items():
+    for turn in range(repeats):
+        order = list(contenders.items())
+        for name, contender in order if turn % 2 == 0 else order[::-1]:
             begin = time.perf_counter()
             contender()
             times[name].append(time.perf_counter() - begin)

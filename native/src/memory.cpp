@@ -17,6 +17,24 @@ namespace {
 
 constexpr uint64_t kHugePage = uint64_t{2} << 20;
 
+#if defined(__GLIBC__) && defined(MADV_HUGEPAGE)
+// Heap that is grown ahead, without touching it: room for the large temporaries of a step.
+constexpr uint64_t kHeapBytes = uint64_t{512} << 20;
+
+// Wants huge pages for the heap's next kHeapBytes: a step reads gradients at random, and with small
+// pages every row costs a walk through the page table as well.
+void advise_heap() {
+  void* const block = std::malloc(kHeapBytes);
+  if (block == nullptr) return;  // a tight limit on address space: small pages work all the same
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(block) + kHugePage - 1) & ~(kHugePage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(block) + kHeapBytes) & ~(kHugePage - 1);
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  std::free(block);
+}
+#else
+void advise_heap() {}
+#endif
+
 }  // namespace
 
 int64_t row_stride(int64_t width) {
@@ -65,6 +83,7 @@ bool tune_allocator() {
   const bool threshold = mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1;
   const bool trim = mallopt(M_TRIM_THRESHOLD, INT_MAX) == 1;
   const bool pad = mallopt(M_TOP_PAD, 256 << 20) == 1;
+  advise_heap();
   return threshold && trim && pad;
 #else
   return false;

@@ -209,3 +209,31 @@ def test_a_tuned_allocator_keeps_the_memory_of_large_temporaries():
 
     assert faults(tuned=False) > 20
     assert faults(tuned=True) < 10
+
+
+PAGES_OF_A_TEMPORARY = """
+import ctypes
+from pathlib import Path
+from native import memory
+
+assert memory.tune_allocator()
+temporary = bytearray(32 << 20)
+address = ctypes.addressof(ctypes.c_char.from_buffer(temporary))
+inside = False
+for line in Path("/proc/self/smaps").read_text().splitlines():
+    head = line.split()[0]
+    if not head.endswith(":"):
+        low, high = (int(part, 16) for part in head.split("-"))
+        inside = low <= address < high
+    elif inside and head == "VmFlags:":
+        print("hg" in line.split())
+"""
+
+
+def test_a_tuned_allocator_wants_huge_pages_for_temporaries():
+    if "libasan" in Path("/proc/self/maps").read_text():
+        pytest.skip("the address sanitizer brings an allocator of its own")
+
+    printed = subprocess.check_output([sys.executable, "-c", PAGES_OF_A_TEMPORARY], text=True)
+
+    assert printed.split() == ["True"]
