@@ -218,7 +218,8 @@ from native import memory
 
 assert memory.tune_allocator()
 temporary = bytearray(32 << 20)
-address = ctypes.addressof(ctypes.c_char.from_buffer(temporary))
+# Its middle: its start may share a page with what came before.
+address = ctypes.addressof(ctypes.c_char.from_buffer(temporary)) + (16 << 20)
 inside = False
 for line in Path("/proc/self/smaps").read_text().splitlines():
     head = line.split()[0]
