@@ -44,8 +44,8 @@ def tune_allocator() -> bool:
     """Makes the allocator keep the memory of large temporaries; False where it cannot be told.
 
     Each tensor above 32 MB otherwise starts with a page fault for every 4 KB, and a step that reads
-    gradients at random spends a sixth of its time on small pages: the heap gets huge ones. It
-    changes the whole process and keeps its peak resident: the start of a training calls it, no
-    import does.
+    gradients at random spends a sixth of its time on small pages: the heap's next GB gets huge
+    ones. It changes the whole process and keeps up to 2 GB of what was freed resident: the start of
+    a training calls it, no import does.
     """
     return _native.tune_allocator()

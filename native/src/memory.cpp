@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <climits>
 #include <cstdlib>
 #include <new>
 #ifdef __GLIBC__
@@ -17,25 +18,20 @@ namespace {
 constexpr uint64_t kHugePage = uint64_t{2} << 20;
 
 #if defined(__GLIBC__) && defined(MADV_HUGEPAGE)
-// Heap that is grown ahead, without touching it: room for a step's temporaries and a dense model.
-// A block is smaller than the threshold from which on malloc maps memory apart from the heap.
-constexpr int kHeapBlocks = 4;
-constexpr uint64_t kHeapBlockBytes = uint64_t{1000} << 20;
+// Heap that is grown ahead, without touching it: room for the temporaries of a step. It is less than
+// the threshold from which on malloc maps memory apart, and gives it back: tables stay out of it.
+constexpr uint64_t kHeapBytes = uint64_t{1000} << 20;
 
 // Wants huge pages for the heap to come: a step reads gradients at random, and with small pages
 // every row costs a walk through the page table as well.
 void advise_heap() {
-  void* blocks[kHeapBlocks];
-  for (void*& block : blocks) {
-    block = std::malloc(kHeapBlockBytes);
-    // A tight limit on address space: small pages work all the same.
-    if (block == nullptr) continue;
-    const uintptr_t address = reinterpret_cast<uintptr_t>(block);
-    const uintptr_t begin = (address + kHugePage - 1) & ~(kHugePage - 1);
-    const uintptr_t end = (address + kHeapBlockBytes) & ~(kHugePage - 1);
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-  }
-  for (void* block : blocks) std::free(block);
+  void* const block = std::malloc(kHeapBytes);
+  if (block == nullptr) return;  // a tight limit on address space: small pages work all the same
+  const uintptr_t address = reinterpret_cast<uintptr_t>(block);
+  const uintptr_t begin = (address + kHugePage - 1) & ~(kHugePage - 1);
+  const uintptr_t end = (address + kHeapBytes) & ~(kHugePage - 1);
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  std::free(block);
 }
 #else
 void advise_heap() {}
@@ -87,7 +83,7 @@ void fill_uniform(float* table, int64_t stride, int64_t rows, int64_t width, uin
 bool tune_allocator() {
 #ifdef __GLIBC__
   const bool threshold = mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1;
-  const bool trim = mallopt(M_TRIM_THRESHOLD, -1) == 1;  // never
+  const bool trim = mallopt(M_TRIM_THRESHOLD, INT_MAX) == 1;
   const bool pad = mallopt(M_TOP_PAD, 256 << 20) == 1;
   advise_heap();
   return threshold && trim && pad;
