@@ -12,10 +12,13 @@ drawn from a million values of each feature.
     rowwise_vs_embeddingbag   full step, row-wise Adagrad, against nn.EmbeddingBag(sparse) and
                               torch.optim.Adagrad
     share_of_limit            time the memory alone needs for a full step, over our time for it
+    forward_share_of_limit    the same for the lookup
+    forward_limit_vs_fbgemm   FBGEMM's lookup over the memory's time for it: no lookup could show
+                              a larger forward_vs_fbgemm there
 
 The memory's time: the step's rows copied from random places into vectors, its gradients read in
-order, its distinct rows changed at random places, 128 bytes each, and nothing else: no optimizer
-state touched, no duplicates found.
+order, its distinct rows changed at random places, 128 bytes each, and nothing else: nothing hashed,
+no optimizer state touched, no duplicates found. Of a lookup it is the copying alone.
 
 Each figure is the smallest over the grid at --threads; those that end in _one_thread are the same
 with one thread. Both sides are compared before they are timed.
@@ -232,14 +235,22 @@ def check_equal(ours: Ours, fbgemm: Fbgemm, batches: list[Batch]) -> None:
     assert difference < 1e-4, f"rows differ by {difference} after two steps"
 
 
+def memory_of_lookups(
+    table: NDArray[np.float32], samples: int, threads: int
+) -> Callable[[Batch], object]:
+    """Returns what the memory is timed with for a lookup: copies of a batch's rows."""
+    out = memory.allocate_vector(samples * NUM_FEATURES * WIDTH)
+    return lambda batch: limit.copy_rows(table, batch.flat, out, threads)
+
+
 def memory_alone(
     table: NDArray[np.float32], samples: int, threads: int
 ) -> Callable[[Batch], object]:
     """Returns what the memory is timed with, as a step over batches."""
-    out = memory.allocate_vector(samples * NUM_FEATURES * WIDTH)
+    copy = memory_of_lookups(table, samples, threads)
 
     def touch(batch: Batch) -> None:
-        limit.copy_rows(table, batch.flat, out, threads)
+        copy(batch)
         limit.read_all(batch.gradient.view(-1).numpy(), threads)
         limit.change_rows(table, batch.distinct, threads)
 
@@ -265,9 +276,9 @@ def measure(options: harness.Options, table_rows: int, optimizer: str) -> list[d
                 "ours_full": ours.full,
                 "fbgemm_full": fbgemm.full,
             }
+            table = ours.engine.weight.numpy()
             if bag is not None:
                 steps["embeddingbag_full"] = bag.full
-                table = ours.engine.weight.numpy()
                 steps["memory"] = memory_alone(table, samples, threads)
             repeats = 5 if options.quick else (31 if samples == 2048 else 11)
             # Lookups leave the caches clean and steps do not: they are timed apart.
@@ -275,6 +286,7 @@ def measure(options: harness.Options, table_rows: int, optimizer: str) -> list[d
                 {
                     "ours_forward": cycling(ours.forward, batches),
                     "fbgemm_forward": cycling(fbgemm.forward, batches),
+                    "memory_forward": cycling(memory_of_lookups(table, samples, threads), batches),
                 },
                 repeats,
             )
@@ -299,6 +311,8 @@ def figures(times: dict[str, float]) -> dict[str, float]:
     """Returns the ratios of one row of the grid."""
     found = {
         "forward": times["fbgemm_forward"] / times["ours_forward"],
+        "forward_share_of_limit": times["memory_forward"] / times["ours_forward"],
+        "forward_limit": times["fbgemm_forward"] / times["memory_forward"],
         "full": times["fbgemm_full"] / times["ours_full"],
     }
     if "memory" in times:
@@ -322,6 +336,8 @@ def ratios(rows: list[dict[str, Any]], threads: int) -> dict[str, float]:
         "forward_vs_fbgemm": least(chosen, "forward"),
         "rowwise_vs_embeddingbag": least(rowwise, "embeddingbag"),
         "share_of_limit": least(rowwise, "share_of_limit"),
+        "forward_share_of_limit": least(chosen, "forward_share_of_limit"),
+        "forward_limit_vs_fbgemm": least(chosen, "forward_limit"),
     }
 
 
