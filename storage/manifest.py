@@ -18,6 +18,7 @@ is opened by what it says.
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -84,6 +85,13 @@ class TensorEntry(_Model):
         return (part.rows, *self.shape[1:]) if self.shape else ()
 
 
+class Parts(_Model):
+    """What one of several processes wrote of a bundle: each tensor's parts are those it has."""
+
+    files: tuple[FileEntry, ...]
+    tensors: tuple[TensorEntry, ...]
+
+
 class Manifest(_Model):
     """What a bundle holds."""
 
@@ -138,6 +146,25 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         raise SnapshotError(f'{where}: key "{key}": {error["msg"]}', _DAMAGED) from exc
     check_manifest(manifest, where)
     return manifest
+
+
+def join_parts(parts: Sequence[Parts], where: str) -> Parts:
+    """Returns what several processes wrote as one; SnapshotError where shapes differ."""
+    tensors: dict[str, TensorEntry] = {}
+    for entry in (entry for each in parts for entry in each.tensors):
+        known = tensors.setdefault(entry.name, entry)
+        if known is entry:
+            continue
+        if (known.dtype, known.shape) != (entry.dtype, entry.shape):
+            raise SnapshotError(
+                f'{where}: tensor "{entry.name}" is {known.dtype} {list(known.shape)} for one '
+                f"process and {entry.dtype} {list(entry.shape)} for another",
+                "start all processes with the same job",
+            )
+        merged = sorted((*known.parts, *entry.parts), key=lambda part: (part.first_row, part.rows))
+        tensors[entry.name] = known.model_copy(update={"parts": tuple(merged)})
+    files = sorted((entry for each in parts for entry in each.files), key=lambda entry: entry.name)
+    return Parts(files=tuple(files), tensors=tuple(tensors[name] for name in sorted(tensors)))
 
 
 def check_limits(size_bytes: int, num_entries: int, where: str) -> None:
