@@ -141,9 +141,11 @@ class TableSettings(Settings):
     """Which hash functions; never follows the run's seed."""
     init_scale: Annotated[float, Field(ge=0, le=10)] = 0.05
     """Rows start uniform in (-init_scale, init_scale)."""
-    engine: Literal["auto", "fused", "torchrec"] = "auto"
-    """Kernels behind the table: fused (own, CPU), torchrec (FBGEMM), auto (fused on CPU, torchrec
-    on a GPU)."""
+    engine: Literal["auto", "fused", "exchange", "torchrec"] = "auto"
+    """Kernels behind the table: fused (own, CPU, one rank), exchange (the same over several ranks),
+    torchrec (TorchRec and FBGEMM), auto (fused or exchange on a CPU, torchrec on a GPU)."""
+    wire: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the exchange engine sends rows and gradients as; 16 bits halve the bytes and round."""
     optimizer: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
     """Optimizer of the rows, applied inside the backward pass to touched rows only."""
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05

@@ -26,7 +26,7 @@ class Footprint:
 
 def footprint(engine: str, rows: int, width: int, optimizer: str) -> Footprint:
     """Returns what a table of `rows` x `width` float32 takes under an engine and an optimizer."""
-    stride = fused_stride(width) if engine == "fused" else fbgemm_width(width)
+    stride = fbgemm_width(width) if engine == "torchrec" else fused_stride(width)
     row_bytes = stride * _FLOAT_BYTES
     state_row_bytes = {
         "sgd": 0,
@@ -37,15 +37,18 @@ def footprint(engine: str, rows: int, width: int, optimizer: str) -> Footprint:
     return Footprint(rows * row_bytes, rows * state_row_bytes)
 
 
-def resolve_engine(settings: TableSettings, device_type: str) -> str:
-    """Returns the engine "auto" stands for on a device: fused on a CPU, else torchrec."""
+def resolve_engine(settings: TableSettings, device_type: str, world_size: int = 1) -> str:
+    """Returns the engine "auto" stands for on a device: torchrec on a GPU; on a CPU fused, or
+    exchange over several ranks."""
     if settings.engine != "auto":
         return settings.engine
-    return "fused" if device_type == "cpu" else "torchrec"
+    if device_type != "cpu":
+        return "torchrec"
+    return "fused" if world_size == 1 else "exchange"
 
 
 def fused_stride(width: int) -> int:
-    """Floats from one row to the next in the fused engine's memory."""
+    """Floats from one row to the next in the memory of the fused and exchange engines."""
     if width > _LINE:
         return -(-width // _LINE) * _LINE
     return 1 << (width - 1).bit_length()

@@ -1,7 +1,11 @@
-"""The checks every output gradient passes before it may train the table."""
+"""Output gradients: the checks each passes before it may train the table, and the node of the
+backward pass that hands one to the table's optimizer."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from features.errors import ConfigError, TrainingError
 
@@ -39,3 +43,37 @@ def already_applied() -> TrainingError:
         "already applied by the first",
         "sum the losses and call backward once, or look the batch up again",
     )
+
+
+class OneStep(torch.autograd.Function):
+    """A node that takes an optimizer step with the gradient of its output, once."""
+
+    @staticmethod
+    def start(look: Callable[[], Tensor], step: Callable[[Tensor], None]) -> Tensor:
+        """Returns the new tensor that `look` gives; backward through it calls `step` with its
+        gradient."""
+        # Autograd runs a node only where an input wants a gradient: this one always does.
+        hook = torch.zeros(1, requires_grad=True)
+        return OneStep.apply(hook, look, step)  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        _hook: Tensor,
+        look: Callable[[], Tensor],
+        step: Callable[[Tensor], None],
+    ) -> Tensor:
+        """Looks up."""
+        ctx.step = step  # type: ignore[attr-defined]
+        return look()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[None, None, None]:
+        """Takes the step."""
+        refuse_second_order()
+        step: Callable[[Tensor], None] | None = ctx.step  # type: ignore[attr-defined]
+        if step is None:
+            raise already_applied()
+        step(gradient)
+        ctx.step = None  # type: ignore[attr-defined]
+        return None, None, None

@@ -4,9 +4,14 @@ B samples, W columns of the embedding (`RowBatch.out_width`).
 
     RowBatch --lookup--> vectors f32[B, W] --tower, loss, backward--> gradient --optimizer--> rows
 
-Both engines apply the optimizer inside the backward pass, once for each row the batch touched and
+Over several ranks (`Ranks`) each holds a range of the rows and looks up its own part of the global
+batch. Lookups and their backward passes are then collective: every rank makes as many, in the same
+order, also with no samples. The output gradients of all ranks are parts of the gradient of one
+global loss: a row's owner sums them and divides by nothing.
+
+All engines apply the optimizer inside the backward pass, once for each row the batch touched and
 on the sum of that row's gradients; no gradient of the table ever exists, so nothing can clip it or
-skip it afterwards: look at the loss before `backward`. What follows from this, for both engines:
+skip it afterwards: look at the loss before `backward`. What follows from this, for all engines:
 
 - Each lookup that takes part in a backward pass is an optimizer step of its own. Two lookups before
   one backward pass are two steps, one after the other, in the order backward reaches them, each
@@ -30,7 +35,9 @@ from torch import Tensor
 from features.errors import ConfigError, PlanError, SnapshotError
 from features.routing import RowBatch
 from features.settings import TableSettings
+from sharding.bounds import shard_bounds
 from sharding.footprint import footprint, resolve_engine
+from sharding.ranks import Ranks
 
 # read(name, first, last, out) fills `out`, maybe strided, with rows first..last-1 of a tensor.
 StateReader = Callable[[str, int, int, NDArray[np.float32]], None]
@@ -39,26 +46,35 @@ Scalars = dict[str, int | str]
 # Rows are restored in blocks of this many bytes, so that a reader's buffer stays small.
 _BLOCK_BYTES = 32 << 20
 
-_MODULES = {"fused": "sharding.fused", "torchrec": "sharding.torchrec_engine"}
-
-# State tensors of each optimizer, in the kernels' order; the names are FBGEMM's.
-STATE_NAMES: dict[str, tuple[str, ...]] = {
-    "rowwise_adagrad": ("momentum1",),
-    "adagrad": ("momentum1",),
-    "adam": ("momentum1", "momentum2"),
-    "sgd": (),
+_MODULES = {
+    "fused": "sharding.fused",
+    "exchange": "sharding.exchange",
+    "torchrec": "sharding.torchrec_engine",
 }
 
 
 class TableEngine(ABC):
-    """A table of float32 rows with its optimizer."""
+    """A table of float32 rows with its optimizer, or this rank's part of one."""
 
     name: ClassVar[str]
 
     def __init__(
-        self, rows: int, width: int, settings: TableSettings, threads: int, device: torch.device
+        self,
+        rows: int,
+        width: int,
+        settings: TableSettings,
+        threads: int,
+        device: torch.device,
+        ranks: Ranks,
     ) -> None:
         self.rows = rows
+        """Rows of the whole table."""
+        self.ranks = ranks
+        bounds = shard_bounds(rows, ranks.world_size)
+        self.first_row = bounds[ranks.rank]
+        """The first row that this rank holds."""
+        self.num_local_rows = bounds[ranks.rank + 1] - self.first_row
+        """Rows that this rank holds: all, where there is one rank; maybe none."""
         self.width = width
         self.num_threads = threads
         self.device = device
@@ -66,6 +82,8 @@ class TableEngine(ABC):
         self.optimizer = settings.optimizer
         self.step = 0
         """Optimizer steps applied so far."""
+        self.on_touched: Callable[[NDArray[np.int64]], None] | None = None
+        """Told of the rows each step moves, as local row numbers [n], with repetitions."""
         self._learning_rate = settings.learning_rate
         self._tensors: dict[str, Tensor] = {}
 
@@ -102,15 +120,23 @@ class TableEngine(ABC):
 
     @abstractmethod
     def memory_bytes(self) -> int:
-        """Bytes of parameters and optimizer state, padding included."""
+        """Bytes of this rank's parameters and optimizer state, padding included."""
 
     @abstractmethod
     def clone(self) -> Self:
         """Returns an engine of its own memory in the same state."""
 
+    def copy_from(self, other: "TableEngine") -> None:
+        """Takes the state of an engine of the same kind and settings."""
+        for name, tensor in other._tensors.items():
+            self._tensors[name].copy_(tensor)
+        self.step = other.step
+        self.learning_rate = other.learning_rate
+
     @property
     def weight(self) -> Tensor:
-        """The rows float32[rows, width] themselves: writing here writes the table."""
+        """This rank's rows float32[num_local_rows, width] themselves: writing here writes the
+        table."""
         return self._tensors["weight"]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -119,7 +145,7 @@ class TableEngine(ABC):
 
     def state(self) -> dict[str, NDArray[np.float32]]:
         """Everything training changed, beside `scalars`: "weight" and the optimizer's "momentum1",
-        "momentum2".
+        "momentum2", each with this rank's rows.
 
         On a CPU these are views of the live memory (rows may be strided), elsewhere copies.
         """
@@ -132,17 +158,19 @@ class TableEngine(ABC):
     def load_state(self, read: StateReader, scalars: Mapping[str, object]) -> None:
         """Restores `state` and `scalars`, of this engine or another with the same optimizer.
 
-        Raises SnapshotError where the scalars are damaged or belong to another optimizer, before
-        anything is read.
+        `read` is asked for this rank's rows by their numbers in the whole table. Raises
+        SnapshotError where the scalars are damaged or belong to another optimizer, before anything
+        is read.
         """
         step, state_width = self._check_scalars(scalars)
         for name, tensor in self._tensors.items():
-            row_bytes = tensor[0].numel() * tensor.element_size()
+            row_bytes = tensor.shape[1:].numel() * tensor.element_size()
             block = max(1, _BLOCK_BYTES // row_bytes)
-            for first in range(0, self.rows, block):
+            for first in range(0, self.num_local_rows, block):
                 target = tensor[first : first + block]
                 host = target if target.device.type == "cpu" else torch.empty(target.shape)
-                read(name, first, first + len(target), host.numpy())
+                global_row = self.first_row + first
+                read(name, global_row, global_row + len(target), host.numpy())
                 if host is not target:
                     target.copy_(host)
         if self.optimizer == "rowwise_adagrad" and state_width != self.state_width:
@@ -184,15 +212,19 @@ def create_engine(
     seed: int,
     threads: int | None = None,
     device: torch.device | str = "cpu",
+    ranks: Ranks | None = None,
 ) -> TableEngine:
-    """Returns a table with its initial values: "fused", "torchrec", or "auto" for the device's own.
+    """Returns a table with its initial values, or over several ranks this rank's part of it.
 
-    `threads` None takes torch's number of threads. Raises ConfigError where the engine is not
-    available or refuses the settings, PlanError where memory does not suffice.
+    `name` is "fused", "exchange", "torchrec", or "auto" for what suits the device and the ranks.
+    `threads` None takes torch's number of threads, `ranks` None is one process alone. Collective:
+    every rank makes the same call. Raises ConfigError where the engine is not available or refuses
+    the settings, PlanError where memory does not suffice.
     """
-    device = torch.device(device)
+    device, ranks = torch.device(device), ranks or Ranks.alone()
     if name == "auto":
-        name = resolve_engine(settings.model_copy(update={"engine": "auto"}), device.type)
+        auto = settings.model_copy(update={"engine": "auto"})
+        name = resolve_engine(auto, device.type, ranks.world_size)
     if name not in _MODULES:
         raise ConfigError(
             f'there is no table engine "{name}"', f"choose one of auto, {', '.join(_MODULES)}"
@@ -205,12 +237,14 @@ def create_engine(
             f'set table.engine = "{others[0]}"' if others else "see `muxtable doctor`",
         )
     create = importlib.import_module(_MODULES[name]).create
+    threads = threads or torch.get_num_threads()
     try:
-        return create(rows, width, settings, seed, threads or torch.get_num_threads(), device)
+        return create(rows, width, settings, seed, threads, device, ranks)
     except MemoryError as exc:
-        needed = footprint(name, rows, width, settings.optimizer).total_bytes
+        local = shard_bounds(rows, ranks.world_size)[1]
+        needed = footprint(name, local, width, settings.optimizer).total_bytes
         raise PlanError(
-            f"{rows:,} rows of width {width} with optimizer {settings.optimizer} need {needed:,} "
+            f"{local:,} rows of width {width} with optimizer {settings.optimizer} need {needed:,} "
             "bytes, and the system gives no such memory",
             "lower table.budget or table.rows, or take an optimizer with less state",
         ) from exc

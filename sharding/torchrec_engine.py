@@ -31,7 +31,9 @@ from native.order import derive
 from sharding.assemble import assemble, flat_rows
 from sharding.footprint import fbgemm_width
 from sharding.gradient import already_applied, check_gradient, refuse_second_order
-from sharding.table import STATE_NAMES, TableEngine
+from sharding.ranks import Ranks
+from sharding.shard import STATE_NAMES
+from sharding.table import TableEngine
 
 with warnings.catch_warnings():
     # The CPU build warns that its SSD variants are missing.
@@ -61,9 +63,15 @@ class TorchRecEngine(TableEngine):
     name: ClassVar[str] = "torchrec"
 
     def __init__(
-        self, rows: int, width: int, settings: TableSettings, threads: int, device: torch.device
+        self,
+        rows: int,
+        width: int,
+        settings: TableSettings,
+        threads: int,
+        device: torch.device,
+        ranks: Ranks,
     ) -> None:
-        super().__init__(rows, width, settings, threads, device)
+        super().__init__(rows, width, settings, threads, device, ranks)
         self._padded = fbgemm_width(width)
         self._scale = (
             math.sqrt(width / self._padded) if settings.optimizer == "rowwise_adagrad" else 1.0
@@ -134,7 +142,9 @@ class TorchRecEngine(TableEngine):
 
     def clone(self) -> Self:
         """Returns an engine of its own memory in the same state."""
-        other = type(self)(self.rows, self.width, self.settings, self.num_threads, self.device)
+        other = type(self)(
+            self.rows, self.width, self.settings, self.num_threads, self.device, self.ranks
+        )
         for name, tensor in self._tensors.items():
             other._tensors[name].copy_(tensor)
         other.step = self.step
@@ -181,6 +191,7 @@ def create(
     seed: int,
     threads: int,
     device: torch.device,
+    ranks: Ranks,
 ) -> TorchRecEngine:
     """Returns an FBGEMM table with the initial values of `seed`."""
     if settings.optimizer == "adam" and device.type == "cpu":
@@ -189,7 +200,7 @@ def create(
             'set table.engine = "fused", or table.optimizer = "rowwise_adagrad"',
         )
     try:
-        engine = TorchRecEngine(rows, width, settings, threads, device)
+        engine = TorchRecEngine(rows, width, settings, threads, device, ranks)
     except RuntimeError as exc:
         if "memory" not in str(exc):
             raise

@@ -16,6 +16,8 @@ from tests.sharding.batches import settings
         ("fused", "adagrad"),
         ("fused", "adam"),
         ("fused", "sgd"),
+        ("exchange", "rowwise_adagrad"),
+        ("exchange", "adam"),
         ("torchrec", "rowwise_adagrad"),
         ("torchrec", "adagrad"),
         ("torchrec", "sgd"),
@@ -30,13 +32,14 @@ def test_forecast_is_what_the_engine_takes(name, optimizer, width):
     assert forecast.weight_bytes >= 100 * width * 4
 
 
-def test_auto_takes_fused_on_a_cpu_and_torchrec_elsewhere():
+def test_auto_takes_our_kernels_on_a_cpu_and_torchrec_elsewhere():
     auto, fused = TableSettings(rows=1), TableSettings(rows=1, engine="fused")
 
     resolved = [
         resolve_engine(auto, "cpu"),
+        resolve_engine(auto, "cpu", world_size=2),
         resolve_engine(auto, "cuda"),
         resolve_engine(fused, "cuda"),
     ]
 
-    assert resolved == ["fused", "torchrec", "fused"]
+    assert resolved == ["fused", "exchange", "torchrec", "fused"]

@@ -14,12 +14,16 @@ from features.routing import Bag, RowBatch
 from sharding.table import available_engines, create_engine
 from tests.sharding.batches import make_batch, settings
 
-ENGINES = ["fused", "torchrec"]
+ENGINES = ["fused", "exchange", "torchrec"]
 OPTIMIZERS = [
     ("fused", "rowwise_adagrad"),
     ("fused", "adagrad"),
     ("fused", "adam"),
     ("fused", "sgd"),
+    ("exchange", "rowwise_adagrad"),
+    ("exchange", "adagrad"),
+    ("exchange", "adam"),
+    ("exchange", "sgd"),
     ("torchrec", "rowwise_adagrad"),
     ("torchrec", "adagrad"),
     ("torchrec", "sgd"),
@@ -339,8 +343,8 @@ def test_auto_is_fused_on_a_cpu():
     assert engine.num_threads == 1
 
 
-def test_both_engines_are_available_here():
-    assert available_engines() == {"fused": None, "torchrec": None}
+def test_all_engines_are_available_here():
+    assert available_engines() == {"fused": None, "exchange": None, "torchrec": None}
 
 
 def test_an_engine_that_cannot_be_imported_says_why(monkeypatch):
@@ -359,7 +363,7 @@ def test_an_engine_that_cannot_be_imported_says_why(monkeypatch):
 
 
 def test_an_unknown_engine_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="auto, fused, torchrec"):
+    with pytest.raises(ConfigError, match="auto, fused, exchange, torchrec"):
         make("fast")
 
 
@@ -368,9 +372,10 @@ def test_adam_on_fbgemm_is_refused_with_a_way_out():
         make("torchrec", "adam")
 
 
-def test_fused_refuses_a_gpu():
+@pytest.mark.parametrize("name", ["fused", "exchange"])
+def test_our_kernels_refuse_a_gpu(name):
     with pytest.raises(ConfigError, match=r'device is cuda.*table.engine = "torchrec"'):
-        create_engine("fused", 10, 4, settings("sgd"), seed=0, threads=1, device="cuda")
+        create_engine(name, 10, 4, settings("sgd"), seed=0, threads=1, device="cuda")
 
 
 @pytest.mark.parametrize("name", ENGINES)
