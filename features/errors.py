@@ -6,7 +6,9 @@
     +-- PlanError          the job does not fit: rows, bytes, memory
     +-- SnapshotError      a checkpoint or a snapshot on disk
     +-- CodecError         rows that cannot be encoded or decoded
-    +-- TrainingError      a run that cannot go on: a non-finite loss, a lost rank
+    +-- TrainingError      a run that cannot go on: a non-finite loss
+    |   +-- LostRankError  another rank ended, hangs, or cannot be reached
+    +-- FirstRankError     what rank 0 reports, on the other ranks
     +-- UnavailableError   a service that cannot answer now
 
 `launch` prints `what` and `fix` and exits with `exit_code`: 2 where the input is wrong, 1 where the
@@ -54,6 +56,18 @@ class TrainingError(MuxtableError):
     """A run cannot go on."""
 
     exit_code: ClassVar[int] = 1
+
+
+class LostRankError(TrainingError):
+    """Another rank ended, hangs, or cannot be reached."""
+
+
+class FirstRankError(MuxtableError):
+    """What rank 0 reports, on the other ranks, which need not say it again."""
+
+    def __init__(self, what: str, fix: str, exit_code: int = 1) -> None:
+        super().__init__(what, fix)
+        self.exit_code = exit_code  # type: ignore[misc]
 
 
 class UnavailableError(MuxtableError):

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from features.errors import ConfigError
+from features.errors import ConfigError, FirstRankError, LostRankError
 from launch.console import Output
-from launch.environment import prepare_environment
+from launch.environment import is_first_rank, prepare_environment
 from launch.failures import BROKEN_PIPE, INTERRUPTED, describe
 from launch.logs import set_up_logging
 
@@ -112,7 +112,12 @@ def split_common(arguments: Sequence[str]) -> tuple[Output, list[str]]:
     """Returns the common options and the arguments without them; `--` protects what follows it."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     head = arguments[:end]
-    output = Output(json="--json" in head, quiet="--quiet" in head, debug="--debug" in head)
+    # Of several ranks the first one speaks; the others have only errors of their own to report.
+    output = Output(
+        json="--json" in head and is_first_rank(),
+        quiet="--quiet" in head or not is_first_rank(),
+        debug="--debug" in head,
+    )
     return output, [word for word in head if word not in _COMMON] + list(arguments[end:])
 
 
@@ -145,6 +150,8 @@ def _fail(exc: Exception, output: Output) -> int:
 
         traceback.print_exception(exc)
     failure = describe(exc)
+    if isinstance(exc, FirstRankError | LostRankError) and not is_first_rank():
+        return failure.exit_code
     output.error(failure.what, failure.fix, failure.exit_code)
     return failure.exit_code
 

@@ -15,3 +15,8 @@ def prepare_environment() -> None:
     """Sets what is not set yet; does nothing useful once numpy or torch are imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is rank 0, or alone."""
+    return os.environ.get("RANK", "0") == "0"

@@ -8,24 +8,26 @@ bytes; nothing is pickled. A lost rank is a LostRankError on all others, at the 
 timeout.
 """
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from features.errors import ConfigError, TrainingError
+from features.errors import ConfigError, FirstRankError, LostRankError, MuxtableError
+
+T = TypeVar("T")
 
 TIMEOUT_S = 60.0
+# What rank 0 says while the others wait for it.
+_BUSY, _DONE, _FAILED = b"b", b"d", b"f"
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
-
-class LostRankError(TrainingError):
-    """Another rank ended, hangs, or cannot be reached."""
 
 
 class Ranks:
@@ -70,17 +72,25 @@ class Ranks:
         """Returns the number of ranks the environment names, 1 where it names none."""
         return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
+    @staticmethod
+    def on_this_machine() -> int:
+        """Returns how many of the ranks the environment puts on this machine, at least 1."""
+        return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
     @property
     def is_first(self) -> bool:
         """Whether this is rank 0, which writes what is written once."""
         return self.rank == 0
 
     def beside(self) -> "Ranks":
-        """Returns the same ranks with a process group of their own, for another thread."""
+        """Returns the same ranks with a process group of their own, for another thread.
+
+        It takes tensors of the CPU, whatever the device of the first one.
+        """
         if self.group is None:
             return Ranks(None, self.timeout_s)
         with _translated():
-            group = dist.new_group(timeout=timedelta(seconds=self.timeout_s))
+            group = dist.new_group(timeout=timedelta(seconds=self.timeout_s), backend="gloo")
         return Ranks(group, self.timeout_s)
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -136,6 +146,60 @@ class Ranks:
                 dist.broadcast(whole, group_src=0, group=self.group)
         return whole.numpy().tobytes()
 
+    def by_first(self, work: Callable[[], bytes]) -> bytes:
+        """Returns on every rank what `work` gives on rank 0, which alone does it.
+
+        It may take longer than the timeout: meanwhile the others hear every second that rank 0
+        lives. An error of `work` is raised by rank 0, and the others raise FirstRankError.
+        """
+        if self.group is None:
+            return work()
+        if self.is_first:
+            return self._work_and_tell(work)
+        while True:
+            word = self.share(None)
+            if word[:1] == _DONE:
+                return word[1:]
+            if word[:1] == _FAILED:
+                raise FirstRankError(*json.loads(word[1:]))
+
+    def _work_and_tell(self, work: Callable[[], bytes]) -> bytes:
+        with ThreadPoolExecutor(1, "first") as thread:
+            future = thread.submit(work)
+            while not wait([future], timeout=1.0).done:
+                self.share(_BUSY)
+        error = future.exception()
+        if error is not None:
+            self.share(_FAILED + _bytes_of(error))
+            raise error
+        self.share(_DONE + future.result())
+        return future.result()
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Returns what `work` gives on each rank; where it fails on any of them, on none.
+
+        Rank 0 raises the error of the first rank that failed, the others FirstRankError. Only a
+        MuxtableError is waited for; `work` calls no other rank.
+        """
+        if self.group is None:
+            return work()
+        error: MuxtableError | None = None
+        try:
+            result = work()
+        except MuxtableError as exc:
+            error = exc
+        told = self.gather(b"" if error is None else _bytes_of(error))
+        failed = next((rank for rank, data in enumerate(told) if data), None)
+        answer = self.share(b"" if failed is None else told[failed])
+        if not answer:
+            return result
+        if not self.is_first:
+            raise FirstRankError(*json.loads(answer))
+        if error is not None:
+            raise error
+        what, fix, exit_code = json.loads(answer)
+        raise _OtherRankError(f"rank {failed}: {what}", fix, exit_code)
+
     def barrier(self) -> None:
         """Returns when every rank has come here."""
         self.sum(torch.zeros(1))
@@ -145,6 +209,17 @@ class Ranks:
         if self.group is not None and dist.is_initialized():
             dist.destroy_process_group()
         self.group = None
+
+
+class _OtherRankError(FirstRankError):
+    """What another rank reported to rank 0."""
+
+
+def _bytes_of(error: BaseException) -> bytes:
+    if isinstance(error, MuxtableError):
+        return json.dumps([error.what, error.fix, error.exit_code]).encode()
+    text = f"rank 0 failed: {type(error).__name__}: {error}"
+    return json.dumps([text, "look at what rank 0 says", 1]).encode()
 
 
 def _as_tensor(data: bytes) -> Tensor:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from features.errors import SnapshotError
+from sharding.ranks import Ranks
 from trainer.settings import TrainSettings
 
 # read(name): a saved array, or None where there is none of that name.
@@ -17,7 +18,10 @@ Reader = Callable[[str], NDArray[np.generic] | None]
 class DenseOptimizer:
     """Steps a tower's parameters; its state is named such as "exp_avg.head.bias"."""
 
-    def __init__(self, tower: nn.Module, settings: TrainSettings) -> None:
+    def __init__(
+        self, tower: nn.Module, settings: TrainSettings, ranks: Ranks | None = None
+    ) -> None:
+        self._ranks = ranks or Ranks.alone()
         self._named = dict(tower.named_parameters())
         self._parameters = list(self._named.values())
         self._clip_norm = settings.clip_norm
@@ -39,10 +43,23 @@ class DenseOptimizer:
         self._optimizer.zero_grad(set_to_none=True)
 
     def step(self) -> None:
-        """Clips the gradient, where a norm is set, and applies it."""
+        """Sums the gradients over the ranks, clips their norm where one is set, and applies them.
+
+        All gradients travel as one buffer in the order of the parameters, so that a run and its
+        repetition add them in the same order.
+        """
+        if self._ranks.world_size > 1:
+            self._sum_gradients()
         if self._clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._clip_norm, foreach=True)
         self._optimizer.step()
+
+    def _sum_gradients(self) -> None:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        summed = self._ranks.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = torch.split(summed, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
 
     def state(self) -> dict[str, Tensor]:
         """Returns the state's tensors themselves, in the order of the parameters."""

@@ -88,6 +88,17 @@ class Journal:
             self._writer.close()
 
 
+class NoJournal:
+    """The journal of the ranks that write none."""
+
+    def write(self, kind: str, step: int, fields: Mapping[str, Any]) -> None:
+        """Ignored."""
+
+    def sync(self) -> int:
+        """Nothing was written."""
+        return 0
+
+
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a metrics.jsonl; an unfinished last one of a killed run is left out."""
     text = path.read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ cut it off), so a resumed run passes the same place and does what is left of it.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ import torch
 from features.batches import KeyBatch
 from features.errors import TrainingError
 from trainer.dense_optimizer import DenseOptimizer
-from trainer.journal import Journal
+from trainer.journal import Journal, NoJournal
 from trainer.losses import binary_cross_entropy
 from trainer.metrics import Metrics
 from trainer.model import Model
@@ -26,6 +26,7 @@ from trainer.settings import TrainSettings
 from trainer.signals import Interrupted
 from trainer.state import RunState
 from trainer.stream import BatchStream
+from trainer.totals import Together
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -39,7 +40,7 @@ class Loop:
     steps_per_epoch: int
     checkpoint_every: int
     state: RunState
-    journal: Journal
+    journal: Journal | NoJournal
     progress: Progress
     open_epoch: Callable[[int, int], BatchStream]
     """(epoch, step) -> the batches of that epoch from that step on."""
@@ -47,11 +48,12 @@ class Loop:
     """Raises Interrupted where a stop is requested meanwhile; None without validation data."""
     save: Callable[[bool], None]
     """Writes a checkpoint of the state as it is; True marks the best so far."""
-    stop_requested: Callable[[], int | None]
+    together: Together
     saved_step: int | None = None
     """The step the newest checkpoint holds."""
     _meter: Meter = field(default_factory=Meter)
     _stream: BatchStream | None = None
+    _runs: Sequence[tuple[int, int]] = ()
     _mark: float = 0.0
 
     def run(self) -> int | None:
@@ -66,7 +68,7 @@ class Loop:
                     is_best = self._is_validation_due() and self._validate()
                 except Interrupted:
                     is_best = False
-                signal = self.stop_requested()
+                signal = self.together.signal
                 is_over = self._is_over()
                 if is_best or self._is_save_due(is_over or signal is not None):
                     self._save(is_best)
@@ -125,26 +127,27 @@ class Loop:
         factor = self.schedule.factor(state.step)
         self.optimizer.learning_rate = self.settings.learning_rate * factor
         model.engine.learning_rate = model.engine.settings.learning_rate * factor
-        model.tower.seed_dropout(self.settings.seed, state.step)
+        model.tower.seed_dropout(self.settings.seed, state.step, self._runs)
 
         label = model.tensor(batch.label)
         weight = None if batch.weight is None else model.tensor(batch.weight)
         total = float(batch.num_rows if weight is None else weight.sum(dtype=torch.float64))
         logits = model.logits(model.route(batch), batch.dense)
-        loss = binary_cross_entropy(logits, label, weight, total)
+        summed = binary_cross_entropy(logits, label, weight, total=1.0)
         # Here and not later: the backward pass is what writes the table.
-        value = loss.item()
+        totals = self.together.totals(summed.item(), total, batch.num_rows)
+        value = totals.loss / (totals.weight or 1.0)
         if not math.isfinite(value):
             raise self._diverged(value)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (summed / (totals.weight or 1.0)).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
         state.step += 1
         state.epoch_step += 1
-        state.samples += batch.num_rows
-        state.loss_sum += value * total
-        state.loss_weight += total
+        state.samples += totals.rows
+        state.loss_sum += totals.loss
+        state.loss_weight += totals.weight
         if state.epoch_step == self.steps_per_epoch:
             state.epoch += 1
             state.epoch_step = 0
@@ -187,6 +190,7 @@ class Loop:
         if self._stream is None or state.epoch_step == 0:
             self._close_stream()
             self._stream = self.open_epoch(state.epoch, state.epoch_step)
+        self._runs = self._stream.runs(self._stream.step)
         return next(self._stream)
 
     def _close_stream(self) -> None:

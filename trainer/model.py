@@ -12,6 +12,7 @@ from features.batches import KeyBatch, RowBatch
 from features.errors import ConfigError
 from features.routing import Layout
 from features.settings import TableSettings
+from sharding.ranks import Ranks
 from sharding.table import TableEngine, create_engine
 from trainer.settings import TowerSettings, TrainSettings
 from trainer.towers import Tower, build_tower
@@ -62,13 +63,24 @@ def build_model(
     seed: int,
     threads: int,
     device: torch.device,
+    ranks: Ranks | None = None,
 ) -> Model:
-    """Returns an untrained model: a function of its arguments, the seed among them."""
+    """Returns an untrained model: a function of its arguments, the seed among them.
+
+    Of several ranks each holds its rows of the table, and all of the tower.
+    """
     widths = [route.width_total for route in layout.routes]
     # The tower first: it refuses wrong settings before memory is taken for the table.
     network = build_tower(tower, widths, num_dense, seed).to(device)
     engine = create_engine(
-        table.engine, layout.rows, layout.width, table, seed, threads=threads, device=device
+        table.engine,
+        layout.rows,
+        layout.width,
+        table,
+        seed,
+        threads=threads,
+        device=device,
+        ranks=ranks,
     )
     return Model(layout, engine, network, device)
 
@@ -89,9 +101,12 @@ def choose_device(device: str) -> torch.device:
 
 
 def num_threads(settings: TrainSettings) -> int:
-    """Returns `train.threads`; unset it stands for the cores this process may use."""
+    """Returns `train.threads`; unset it stands for the cores this process may use, shared among
+    the ranks of this machine."""
     if settings.threads is not None:
         return settings.threads
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, cores // Ranks.on_this_machine())

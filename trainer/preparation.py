@@ -1,11 +1,16 @@
 """Before training: the input opened and checked, read through once, and the run's folder taken."""
 
+import json
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from features.errors import DataError
 from features.parquet import Dataset, open_dataset
 from features.profile import Profile, build_profile
 from features.schema import FeatureSet
+from sharding.ranks import Ranks
+from trainer.order import rank_streams
 from trainer.progress import Progress
 from trainer.representations.registry import build_layout
 from trainer.run import PARTS, RunDirectory
@@ -23,27 +28,74 @@ class Input:
 
 
 def begin_or_resume(
-    directory: RunDirectory, progress: Progress, stop_requested: Callable[[], int | None]
+    directory: RunDirectory,
+    progress: Progress,
+    stop_requested: Callable[[], int | None],
+    ranks: Ranks,
 ) -> Input:
-    """Opens and checks the input, and takes the run's folder; Interrupted where asked to stop."""
+    """Opens and checks the input, and takes the run's folder; Interrupted where asked to stop.
+
+    Rank 0 reads the data through and takes the folder, while the others wait. Raises DataError on
+    a rank that sees other files than rank 0.
+    """
     job, base = directory.run.job, directory.run.base
     feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
-    patterns = {part: getattr(job.data, part) for part in PARTS}
-    datasets = {part: open_dataset(p, base) for part, p in patterns.items() if p is not None}
-    for dataset in datasets.values():
-        dataset.check(feature_set)
+
+    def open_all() -> dict[str, Dataset]:
+        patterns = {part: getattr(job.data, part) for part in PARTS}
+        opened = {part: open_dataset(p, base) for part, p in patterns.items() if p is not None}
+        for dataset in opened.values():
+            dataset.check(feature_set)
+        return opened
+
+    datasets = ranks.together(open_all)
+    rank_streams(streams=job.data.streams, rank=ranks.rank, world_size=ranks.world_size)
+    digests = {part: dataset.digest() for part, dataset in datasets.items()}
+
+    def prepare() -> bytes:
+        try:
+            profile = _take(directory, feature_set, datasets, progress, stop_requested)
+        except Interrupted:
+            return b""
+        return json.dumps(digests).encode() + b"\n" + profile.to_bytes()
+
+    answer = ranks.by_first(prepare)
+    if not answer:
+        raise Interrupted
+    theirs, _, profile = answer.partition(b"\n")
+    ranks.together(lambda: _check_same_files(digests, json.loads(theirs)))
+    return Input(feature_set=feature_set, datasets=datasets, profile=Profile.from_bytes(profile))
+
+
+def _check_same_files(own: Mapping[str, str], first: Mapping[str, str]) -> None:
+    for part, digest in first.items():
+        if own.get(part) != digest:
+            raise DataError(
+                f"{socket.gethostname()} has other files of data.{part} than the machine of rank 0",
+                "give every machine the same files under the same paths",
+            )
+
+
+def _take(
+    directory: RunDirectory,
+    feature_set: FeatureSet,
+    datasets: Mapping[str, Dataset],
+    progress: Progress,
+    stop_requested: Callable[[], int | None],
+) -> Profile:
+    """Takes the run's folder and returns its profile, made now where the run begins."""
+    job = directory.run.job
     if directory.has_begun:
-        profile = directory.resume(datasets)
-    else:
-        dataset = datasets["train"]
-        progress.stage("profile", dataset.num_rows)
-        on_rows = _rows_done(progress, stop_requested)
-        profile = build_profile(dataset, feature_set, job.table, progress=on_rows)
-        # For their errors: what cannot be trained must not leave a folder behind.
-        build_layout(feature_set, profile, job.table)
-        _check_key_classes(datasets, feature_set, profile)
-        directory.begin(datasets, profile)
-    return Input(feature_set=feature_set, datasets=datasets, profile=profile)
+        return directory.resume(datasets)
+    dataset = datasets["train"]
+    progress.stage("profile", dataset.num_rows)
+    on_rows = _rows_done(progress, stop_requested)
+    profile = build_profile(dataset, feature_set, job.table, progress=on_rows)
+    # For their errors: what cannot be trained must not leave a folder behind.
+    build_layout(feature_set, profile, job.table)
+    _check_key_classes(datasets, feature_set, profile)
+    directory.begin(datasets, profile)
+    return profile
 
 
 def _check_key_classes(

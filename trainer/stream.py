@@ -114,6 +114,11 @@ class BatchStream(Iterator[KeyBatch]):
             int(shares[rank :: self._world_size].sum()) for rank in range(self._world_size)
         )
 
+    def runs(self, step: int) -> tuple[tuple[int, int], ...]:
+        """Returns (stream, rows) of this rank's rows in the batch of a step, in their order."""
+        shares = self._order.plan.shares(step)
+        return tuple((stream, int(shares[stream])) for stream in self._streams if shares[stream])
+
     def __next__(self) -> KeyBatch:
         if self._step == self.num_steps:
             self.close()
@@ -186,7 +191,11 @@ class FileBatch:
 
 
 class FileStream(Iterator[FileBatch]):
-    """Iterates over all rows in the order of the files; no batch crosses the end of a row group."""
+    """Iterates over all rows in the order of the files; no batch crosses the end of a block.
+
+    Of several ranks each reads a block in turn. `rounds` says what all of them have at the same
+    time.
+    """
 
     def __init__(
         self,
@@ -195,10 +204,13 @@ class FileStream(Iterator[FileBatch]):
         statistics: FeatureStatistics,
         *,
         batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._decoder = BlockDecoder.build(feature_set, statistics)
         # Row groups up to this size are read at once, larger ones forward in steps of it.
         self._blocks = cut_blocks(dataset.row_groups, MAX_UNIT_ROWS)
+        self._batch_size = batch_size
         self._reader = BlockReader(
             dataset=dataset,
             decoder=self._decoder,
@@ -208,22 +220,43 @@ class FileStream(Iterator[FileBatch]):
         )
         self._readers = ThreadPoolExecutor(1, "read")
         self._stop_if_forgotten = weakref.finalize(self, _stop, self._readers, wait=False)
-        numbers = np.arange(len(self._blocks.num_rows))
-        self._source = Source(self._reader, self._readers, numbers)
+        self._rounds = _deal(self._blocks, world_size)
+        dealt = [number for blocks in self._rounds for number in blocks[rank]]
+        self._numbers = np.array(dealt, np.int64)
+        self._source = Source(self._reader, self._readers, self._numbers)
         self._batches = self._cut()
 
+    def rounds(self) -> Iterator[list[list[int]]]:
+        """Yields round by round the rows of each rank's batches.
+
+        All ranks see the same. The rows of a round stand rank by rank in the order of the files.
+        """
+        rows = self._blocks.num_rows
+        for blocks in self._rounds:
+            yield [
+                [size for number in own for size in _cut(int(rows[number]), self._batch_size)]
+                for own in blocks
+            ]
+
+    def nothing(self) -> KeyBatch:
+        """Returns a batch without rows."""
+        return self._decoder.assemble([])
+
     def _cut(self) -> Iterator[FileBatch]:
-        file, first_row = -1, 0
-        for number, rows in enumerate(self._blocks.num_rows.tolist()):
-            if self._blocks.file[number] != file:
-                file, first_row = int(self._blocks.file[number]), 0
-            end = first_row + rows
+        blocks = self._blocks
+        # First row of each block inside its file.
+        before = np.cumsum(blocks.num_rows) - blocks.num_rows
+        opens = np.append(True, blocks.file[1:] != blocks.file[:-1])
+        starts = before - np.maximum.accumulate(np.where(opens, before, 0))
+        for number in self._numbers.tolist():
+            first_row = int(starts[number])
+            end = first_row + int(blocks.num_rows[number])
             while first_row < end:
                 segment = self._source.next_segment()
                 if self._source.can_read:
                     self._source.read_ahead()
                 batch = self._decoder.batch_of(segment)
-                yield FileBatch(batch=batch, file=file, first_row=first_row)
+                yield FileBatch(batch=batch, file=int(blocks.file[number]), first_row=first_row)
                 first_row += segment.num_rows
 
     def __next__(self) -> FileBatch:
@@ -250,6 +283,26 @@ class FileStream(Iterator[FileBatch]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _deal(blocks: Blocks, world_size: int) -> list[list[list[int]]]:
+    """Deals blocks in rounds: for each round the numbers of each rank's blocks.
+
+    A block of an oversized row group is a round of its own, always rank 0's: its row group must be
+    read forward by one rank, and that one need keep nothing for later.
+    """
+    rounds: list[list[list[int]]] = []
+    for number, is_forward in enumerate(blocks.is_forward.tolist()):
+        is_open = rounds and not rounds[-1][-1] and not blocks.is_forward[number - 1]
+        if is_forward or not is_open:
+            rounds.append([[] for _ in range(world_size)])
+        own = next(own for own in rounds[-1] if not own)
+        own.append(number)
+    return rounds
+
+
+def _cut(rows: int, size: int) -> list[int]:
+    return [min(size, rows - first) for first in range(0, rows, size)]
 
 
 def _stop(*pools: ThreadPoolExecutor, wait: bool) -> None:

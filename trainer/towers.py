@@ -32,9 +32,13 @@ class Tower(nn.Module):
         super().__init__()
         self.noise = Noise()
 
-    def seed_dropout(self, seed: int, step: int) -> None:
-        """Makes the dropout masks of the next forward pass a function of (seed, step) alone."""
-        self.noise.seed(derive("dropout", seed, step))
+    def seed_dropout(self, seed: int, step: int, runs: Sequence[tuple[int, int]]) -> None:
+        """Makes the dropout masks of the next forward pass a function of seed, step and stream.
+
+        `runs` are (stream, rows) of the batch's rows in their order: a row gets its mask whichever
+        rank it is on.
+        """
+        self.noise.begin([(derive("dropout", seed, step, stream), rows) for stream, rows in runs])
 
 
 def build_tower(settings: TowerSettings, widths: Sequence[int], num_dense: int, seed: int) -> Tower:
@@ -184,24 +188,40 @@ class Hidden(nn.Module):
 
 
 class Noise:
-    """Dropout masks from a generator of their own: nobody else's draws move them."""
+    """Dropout masks from generators of their own, one for each run of rows: nobody else's draws
+    move them."""
 
     def __init__(self) -> None:
-        self._seed = 0
-        self._generator: torch.Generator | None = None
+        self._runs: list[tuple[int, int]] = []
+        self._generators: list[torch.Generator] = []
+        self._is_fresh = False
 
-    def seed(self, seed: int) -> None:
-        """Starts the sequence of masks that `seed` stands for."""
-        self._seed = seed
-        if self._generator is not None:
-            self._generator.manual_seed(seed)
+    def begin(self, runs: Sequence[tuple[int, int]]) -> None:
+        """Starts the masks of a batch: (seed, rows) of each run of its rows."""
+        self._runs = list(runs)
+        self._is_fresh = True
 
     def mask(self, x: Tensor, dropout: float) -> Tensor:
-        """Returns zeros with probability `dropout`, else 1 / (1 - dropout), in the shape of x."""
-        if self._generator is None or self._generator.device != x.device:
-            self._generator = torch.Generator(x.device).manual_seed(self._seed)
+        """Returns zeros with probability `dropout`, else 1 / (1 - dropout), in the shape of x,
+        whose rows are those of the runs."""
         keep = 1 - dropout
-        return torch.empty_like(x).bernoulli_(keep, generator=self._generator).div_(keep)
+        mask = torch.empty_like(x)
+        parts = torch.split(mask, [rows for _, rows in self._runs])
+        for part, generator in zip(parts, self._seeded(x.device), strict=True):
+            part.bernoulli_(keep, generator=generator)
+        return mask.div_(keep)
+
+    def _seeded(self, device: torch.device) -> list[torch.Generator]:
+        generators = self._generators
+        if generators and generators[0].device != device:
+            generators.clear()
+        while len(generators) < len(self._runs):
+            generators.append(torch.Generator(device))
+        if self._is_fresh:
+            for generator, (seed, _) in zip(generators, self._runs, strict=False):
+                generator.manual_seed(seed)
+            self._is_fresh = False
+        return generators[: len(self._runs)]
 
 
 class _Weights:

@@ -1,5 +1,6 @@
 """Training from a job to a result: begin or resume the run, train, evaluate the best model."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -13,13 +14,14 @@ import torch
 from features.dense import build_transforms
 from features.settings import parse_size
 from native.memory import tune_allocator
+from sharding.ranks import Ranks
 from trainer import saving
 from trainer.checkpoint import CheckpointStore
 from trainer.dense_optimizer import DenseOptimizer
 from trainer.evaluate import evaluate
 from trainer.forecast import forecast_memory, libraries_from_here
 from trainer.job import Job
-from trainer.journal import Journal
+from trainer.journal import Journal, NoJournal
 from trainer.loop import Loop
 from trainer.memory import peak_bytes
 from trainer.metrics import Metrics
@@ -34,6 +36,7 @@ from trainer.schedule import Schedule
 from trainer.signals import Interrupted
 from trainer.state import RunState
 from trainer.stream import BatchStream
+from trainer.totals import Together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +60,14 @@ def train(
     *,
     progress: Progress | None = None,
     stop_requested: Callable[[], int | None] = lambda: None,
+    ranks: Ranks | None = None,
 ) -> Result:
     """Trains a job in a folder, or goes on with the run there, to its end or a requested stop.
 
-    Relative paths of the job start at `base`. Raises a MuxtableError for whatever the user can
-    mend; nothing is written before the input has been checked and read through once.
+    Relative paths of the job start at `base`. With `ranks` every one of them calls this and gets
+    the same result; rank 0 alone writes into the folder, except for checkpoints, where each writes
+    its rows. Raises a MuxtableError for whatever the user can mend; nothing is written before the
+    input has been checked and read through once.
     """
     started = time.monotonic()
     libraries_bytes = libraries_from_here()
@@ -71,19 +77,21 @@ def train(
     device = choose_device(job.train.device)
     threads = num_threads(job.train)
     torch.set_num_threads(threads)
+    ranks = ranks or Ranks.alone()
+    together = Together(ranks, stop_requested)
     with RunDirectory(run_dir, job, base) as directory:
         try:
-            data = begin_or_resume(directory, watcher, stop_requested)
+            data = begin_or_resume(directory, watcher, stop_requested, ranks)
         except Interrupted:
-            return Result(run=directory.run, signal=stop_requested(), step=0, metrics={})
-        finished = directory.run.result()
+            return Result(run=directory.run, signal=together.poll(), step=0, metrics={})
+        finished = json.loads(ranks.by_first(lambda: json.dumps(directory.run.result()).encode()))
         if finished is not None:
             watcher.note(f"the run in {run_dir} is finished: nothing is left to train")
             return _result_in(directory.run, finished)
-        session = _Session(directory.run, data, device, threads, watcher, stop_requested)
+        session = _Session(directory.run, data, device, threads, watcher, together)
         with session:
             result = session.train()
-        if result.signal is None:
+        if result.signal is None and ranks.is_first:
             directory.finish(
                 {
                     **session.facts(),
@@ -98,6 +106,8 @@ def train(
                     },
                 }
             )
+        # Nobody goes on before the run is finished for whoever looks.
+        ranks.barrier()
         return result
 
 
@@ -120,13 +130,14 @@ class _Session:
         device: torch.device,
         threads: int,
         progress: Progress,
-        stop_requested: Callable[[], int | None],
+        together: Together,
     ) -> None:
         self._run = run
         self._job = run.job
         self._data = data
         self._progress = progress
-        self._stop_requested = stop_requested
+        self._together = together
+        self._ranks = together.ranks
         self._digests = {
             "job": job_digest(run.job),
             "data": data.datasets["train"].digest(),
@@ -173,19 +184,22 @@ class _Session:
             seed=job.train.seed,
             threads=threads,
             device=device,
+            ranks=self._ranks,
         )
-        self._optimizer = DenseOptimizer(self._model.tower, job.train)
+        self._optimizer = DenseOptimizer(self._model.tower, job.train, self._ranks)
         if bundle is not None:
             saving.restore(self._model, bundle, self._optimizer)
             bundle.close()
-        self._journal = self._stack.enter_context(
-            Journal(
-                self._run.journal,
-                self.state.journal_offset,
-                self.state.step,
-                self._run.tensorboard,
+        self._journal: Journal | NoJournal = NoJournal()
+        if self._ranks.is_first:
+            self._journal = self._stack.enter_context(
+                Journal(
+                    self._run.journal,
+                    self.state.journal_offset,
+                    self.state.step,
+                    self._run.tensorboard,
+                )
             )
-        )
 
     def train(self) -> Result:
         """Trains to the end and evaluates, or to a requested stop and its checkpoint."""
@@ -210,7 +224,7 @@ class _Session:
             open_epoch=self._open_epoch,
             validate=self._validate if "valid" in self._data.datasets else None,
             save=self._save,
-            stop_requested=self._stop_requested,
+            together=self._together,
             saved_step=state.step or None,
         )
         signal = loop.run()
@@ -221,7 +235,7 @@ class _Session:
             return self._evaluated()
         except Interrupted:
             # The last checkpoint is written: the next start comes straight back here.
-            signal = self._stop_requested()
+            signal = self._together.signal
             return Result(run=self._run, signal=signal, step=state.step, metrics={})
 
     def facts(self) -> dict[str, Any]:
@@ -242,6 +256,7 @@ class _Session:
                 "parameter_bytes": engine.rows * engine.width * 4,
                 "memory_bytes": engine.memory_bytes(),
             },
+            "world_size": self._ranks.world_size,
             "tower_parameters": sum(p.numel() for p in self._model.tower.parameters()),
         }
 
@@ -255,6 +270,8 @@ class _Session:
             seed=self._job.train.seed,
             epoch=epoch,
             step=step,
+            rank=self._ranks.rank,
+            world_size=self._ranks.world_size,
         )
 
     def _save(self, is_best: bool) -> None:
@@ -280,7 +297,7 @@ class _Session:
             scratch=self._run.path,
             buffer=self._job.train.metrics_buffer,
             on_rows=self._progress.evaluated,
-            should_stop=lambda: self._stop_requested() is not None,
+            together=self._together,
         )
 
     def _evaluated(self) -> Result:

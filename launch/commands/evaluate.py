@@ -10,6 +10,8 @@ import typer
 
 from features.errors import ConfigError
 from launch.console import Output
+from launch.environment import is_first_rank
+from launch.joined import joined
 from launch.progress import RunProgress
 from launch.targets import Checkpoint, RunPath, open_rows, parse_checkpoint
 
@@ -34,12 +36,17 @@ def command(
     which = parse_checkpoint(checkpoint)
     from trainer.evaluate import evaluate, load_model
     from trainer.run import Run
+    from trainer.totals import Together
 
     run = Run.open(run_path)
     name, dataset = _rows_of(run, data)
-    trained = load_model(run, which)
-    dataset.check(trained.feature_set, trained.model.layout.key_classes)
-    with tempfile.TemporaryDirectory() as scratch, RunProgress(output) as progress:
+    with (
+        joined(run.job.train) as ranks,
+        tempfile.TemporaryDirectory() as scratch,
+        RunProgress(output) as progress,
+    ):
+        trained = load_model(run, which, ranks)
+        dataset.check(trained.feature_set, trained.model.layout.key_classes)
         progress.stage("eval", dataset.num_rows)
         metrics = evaluate(
             trained.model,
@@ -49,7 +56,10 @@ def command(
             scratch=Path(scratch),
             buffer=run.job.train.metrics_buffer,
             on_rows=progress.evaluated,
+            together=Together(ranks, lambda: None),
         )
+    if not is_first_rank():
+        return
     document = {"run": str(run_path), "data": name, "step": trained.step, **metrics.to_json()}
     title = f"{name} by the model of step {trained.step:,}"
     output.result(document, lambda console: console.print(metrics_table(title, {"": metrics})))

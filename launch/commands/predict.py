@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from launch.console import Column, Output, table
+from launch.joined import joined
 from launch.progress import RunProgress
 from launch.targets import Checkpoint, RunPath, open_rows, parse_checkpoint
 
@@ -33,18 +35,26 @@ def command(
 
     run = Run.open(run_path)
     dataset = open_rows(data)
-    scoring = Scoring.prepare(dataset, out, tuple(keep or ()), force=force)
     from trainer.evaluate import load_model, predict
 
-    trained = load_model(run, which)
-    feature_set = replace(trained.feature_set, label=None, weight=None)
-    dataset.check(feature_set, trained.model.layout.key_classes)
-    with RunProgress(output) as progress:
-        progress.stage("score", dataset.num_rows)
-        written = scoring.write(
-            predict(trained.model, dataset, feature_set, trained.profile),
-            on_rows=progress.evaluated,
+    with joined(run.job.train) as ranks, RunProgress(output) as progress:
+        # Rank 0 alone writes; what is in its way must not stop the others half-way.
+        scoring = ranks.together(
+            lambda: Scoring.prepare(
+                dataset, out, tuple(keep or ()), force=force or not ranks.is_first
+            )
         )
+        trained = load_model(run, which, ranks)
+        feature_set = replace(trained.feature_set, label=None, weight=None)
+        dataset.check(feature_set, trained.model.layout.key_classes)
+        progress.stage("score", dataset.num_rows)
+        predictions = predict(trained.model, dataset, feature_set, trained.profile, ranks)
+        if not ranks.is_first:
+            deque(predictions, maxlen=0)
+            return
+        written = scoring.write(predictions, on_rows=progress.evaluated)
+        # What is left of the iterator are the calls the other ranks wait for.
+        deque(predictions, maxlen=0)
     document = {
         "run": str(run_path),
         "step": trained.step,

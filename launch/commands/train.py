@@ -11,6 +11,8 @@ from rich.console import Console
 from features.errors import ConfigError
 from features.schema import FeatureSet
 from launch.console import Column, Output, table
+from launch.environment import is_first_rank
+from launch.joined import joined
 from launch.progress import RunProgress
 from launch.settings import load_job
 from launch.targets import JobPath, Overrides, run_folder
@@ -43,7 +45,8 @@ def command(
     if isinstance(trained, int):
         output.note(f"stopped after a checkpoint; `muxtable train {job_path}` goes on from there")
         return 128 + trained
-    output.result(trained, lambda console: render_trained(console, trained))
+    if is_first_rank():
+        output.result(trained, lambda console: render_trained(console, trained))
     return None
 
 
@@ -55,10 +58,14 @@ def train_job(
     from trainer.signals import StopSignals
     from trainer.train import train
 
-    with StopSignals() as stop, RunProgress(output) as progress:
-        result = train(job, folder, job_path.parent, progress=progress, stop_requested=stop)
+    with joined(job.train) as ranks, StopSignals() as stop, RunProgress(output) as progress:
+        result = train(
+            job, folder, job_path.parent, progress=progress, stop_requested=stop, ranks=ranks
+        )
     if result.signal is not None:
         return result.signal
+    if not is_first_rank():
+        return {}
     words = ["muxtable", "train", str(job_path)]
     for override in overrides:
         words += ["--set", override]

@@ -4,8 +4,8 @@ import time
 import pytest
 import torch
 
-from features.errors import ConfigError
-from sharding.ranks import LostRankError, Ranks
+from features.errors import ConfigError, DataError, FirstRankError, LostRankError
+from sharding.ranks import Ranks
 from tests.ranks import run_ranks
 
 
@@ -52,6 +52,43 @@ def _die(ranks):
 def test_a_rank_that_dies_is_missed_at_once():
     with pytest.raises(AssertionError, match="rank 1 died"):
         run_ranks(2, _die)
+
+
+def _slow(ranks):
+    def work():
+        time.sleep(2.5)
+        return b"done"
+
+    return ranks.by_first(work)
+
+
+def test_the_others_wait_for_the_first():
+    assert run_ranks(2, _slow) == [b"done", b"done"]
+
+
+def _fail(ranks, failing):
+    def work():
+        if ranks.rank == failing:
+            raise DataError(f"wrong on {ranks.rank}", "mend it")
+        return ranks.rank
+
+    outcomes = []
+    for call in (lambda: ranks.together(work), lambda: ranks.by_first(lambda: bytes([work()]))):
+        try:
+            outcomes.append(call())
+        except (DataError, FirstRankError) as exc:
+            outcomes.append((type(exc).__name__.strip("_"), exc.what, exc.exit_code))
+    return outcomes
+
+
+def test_an_error_of_one_rank_ends_all():
+    first, second = run_ranks(2, _fail, 0)
+    assert first == [("DataError", "wrong on 0", 2)] * 2
+    assert second == [("FirstRankError", "wrong on 0", 2)] * 2
+
+    first, second = run_ranks(2, _fail, 1)
+    assert first == [("OtherRankError", "rank 1: wrong on 1", 2), b"\0"]
+    assert second == [("FirstRankError", "wrong on 1", 2), b"\0"]
 
 
 def test_a_process_without_a_place_is_refused(monkeypatch):

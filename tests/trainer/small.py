@@ -58,6 +58,13 @@ class FakeStream:
         self._weighted = weighted
         self.is_closed = False
 
+    @property
+    def step(self) -> int:
+        return self._step
+
+    def runs(self, step: int) -> tuple[tuple[int, int], ...]:
+        return ((0, 7 if step + 1 == self._steps else 16),)
+
     def __iter__(self) -> Iterator[KeyBatch]:
         return self
 

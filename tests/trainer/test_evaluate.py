@@ -11,6 +11,7 @@ from tests.trainer.clicks import clicks_job, write_clicks
 from trainer.evaluate import evaluate, load_model, predict
 from trainer.run import Run
 from trainer.signals import Interrupted
+from trainer.totals import Together
 from trainer.train import train
 
 
@@ -132,7 +133,7 @@ def test_an_evaluation_stops_when_asked(run, tmp_path) -> None:
             scratch=tmp_path,
             buffer=2000,
             on_rows=rows.append,
-            should_stop=lambda: True,
+            together=Together.alone(lambda: 15),
         )
 
     assert len(rows) == 1

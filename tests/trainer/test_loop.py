@@ -22,6 +22,7 @@ from trainer.schedule import Schedule
 from trainer.settings import TrainSettings
 from trainer.signals import Interrupted
 from trainer.state import RunState
+from trainer.totals import Together
 
 STEPS_PER_EPOCH = 10
 TOTAL = 3 * STEPS_PER_EPOCH
@@ -127,7 +128,7 @@ class Trial:
                 open_epoch=lambda epoch, step: Stream(epoch, step, STEPS_PER_EPOCH, self.weighted),
                 validate=validate if self.with_validation else None,
                 save=save,
-                stop_requested=lambda: stop(state),
+                together=Together.alone(lambda: stop(state)),
                 saved_step=state.step or None,
             ).run()
 

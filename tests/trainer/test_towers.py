@@ -169,7 +169,7 @@ def test_dropout_is_a_function_of_seed_and_step() -> None:
     batch = inputs([8], 0)
 
     def run(seed: int, step: int) -> Tensor:
-        tower.seed_dropout(seed, step)
+        tower.seed_dropout(seed, step, [(0, len(batch[0]))])
         return tower(*batch)
 
     first, later = run(1, 10), run(1, 11)
@@ -185,7 +185,7 @@ def test_dropout_keeps_the_mean_and_is_off_in_evaluation() -> None:
     tower = build_tower(TowerSettings(kind="mlp", hidden=[16], dropout=0.3), [4], 0, seed=0)
     ones = torch.ones(200, 500)
 
-    tower.seed_dropout(0, 0)
+    tower.seed_dropout(0, 0, [(0, 150), (3, 50)])
     mask = tower.noise.mask(ones, 0.3)
     tower.eval()
     batch = inputs([4], 0)
