@@ -39,6 +39,7 @@ FREE_KEYS = frozenset(
         "run.copy_budget",
         "run.dir",
         "run.keep",
+        "run.max_failures",
         "run.tensorboard",
         "train.metrics_buffer",
         "train.threads",

@@ -85,3 +85,6 @@ class RunSettings(Settings):
     """Memory a checkpoint may copy the table into, so that training goes on while it is written."""
     tensorboard: bool = True
     """Write TensorBoard events beside metrics.jsonl."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Times a run of many workers is started again after one was lost; mistakes are never tried
+    again."""
