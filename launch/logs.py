@@ -8,7 +8,7 @@ import warnings
 
 from launch.console import Output
 
-_OURS = ("features", "storage", "sharding", "trainer", "launch", "native")
+PACKAGES = ("features", "storage", "sharding", "trainer", "launch", "native")
 
 
 class _Lines(logging.Handler):
@@ -31,7 +31,7 @@ def set_up_logging(output: Output) -> None:
     handler = _Lines(output)
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = logging.DEBUG if output.debug else logging.WARNING
-    for name in _OURS:
+    for name in PACKAGES:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(level)

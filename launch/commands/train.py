@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from launch.joined import joined
 from launch.progress import RunProgress
 from launch.settings import load_job
 from launch.targets import JobPath, Overrides, run_folder
+from launch.training import train_and_report
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,18 +32,28 @@ def command(
     job_path: JobPath,
     overrides: Overrides = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes to train in; this version knows one.")
+        int, typer.Option(min=1, help="Processes to train in, as workers of a Ray cluster.")
     ] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A running Ray cluster; `local` starts one. [default: RAY_ADDRESS, else local]",
+        ),
+    ] = None,
 ) -> int | None:
     """Train a job, or go on where its run was stopped; ends with metrics and a report."""
     output: Output = ctx.obj
-    if workers != 1:
-        raise ConfigError(f"--workers {workers}: this version trains in one process", "leave it 1")
     job = load_job(job_path, overrides or ())
     # Before torch is imported: most mistakes are answered at once.
     FeatureSet.build(job.data, job.features, job.feature, job.table)
     folder = run_folder(job, job_path)
-    trained = train_job(job, job_path, folder, output, overrides or ())
+    if workers > 1 or address is not None:
+        trained = _train_on_workers(
+            job, job_path, folder, output, overrides or (), workers, address
+        )
+    else:
+        trained = train_job(job, job_path, folder, output, overrides or ())
     if isinstance(trained, int):
         output.note(f"stopped after a checkpoint; `muxtable train {job_path}` goes on from there")
         return 128 + trained
@@ -54,29 +66,48 @@ def train_job(
     job: Job, job_path: Path, folder: Path, output: Output, overrides: Sequence[str] = ()
 ) -> dict[str, Any] | int:
     """Trains and writes the report; returns what a machine wants to know, or the stop signal."""
-    from trainer.report_data import report_run
     from trainer.signals import StopSignals
-    from trainer.train import train
 
+    command = command_line(job_path, overrides)
     with joined(job.train) as ranks, StopSignals() as stop, RunProgress(output) as progress:
-        result = train(
-            job, folder, job_path.parent, progress=progress, stop_requested=stop, ranks=ranks
+        return train_and_report(
+            job,
+            folder,
+            job_path.parent,
+            command,
+            ranks=ranks,
+            progress=progress,
+            stop_requested=stop,
         )
-    if result.signal is not None:
-        return result.signal
-    if not is_first_rank():
-        return {}
+
+
+def _train_on_workers(
+    job: Job,
+    job_path: Path,
+    folder: Path,
+    output: Output,
+    overrides: Sequence[str],
+    workers: int,
+    address: str | None,
+) -> dict[str, Any] | int:
+    if "RANK" in os.environ:
+        raise ConfigError(
+            f"--workers {workers} inside torchrun: this process is a rank already",
+            "leave --workers and --address out; torchrun's --nproc-per-node says how many",
+        )
+    from launch.cluster.driver import Order, train_on_cluster
+
+    command = command_line(job_path, overrides, workers)
+    order = Order(job=job, folder=folder, base=job_path.parent, command=command, workers=workers)
+    return train_on_cluster(order, address, output)
+
+
+def command_line(job_path: Path, overrides: Sequence[str], workers: int = 1) -> str:
+    """Returns the line that a report shows."""
     words = ["muxtable", "train", str(job_path)]
     for override in overrides:
         words += ["--set", override]
-    report = report_run(result.run, command=shlex.join(words))
-    return {
-        "run": str(folder),
-        "steps": result.step,
-        "best_step": result.best_step,
-        "metrics": {part: metrics.to_json() for part, metrics in result.metrics.items()},
-        "report": str(report),
-    }
+    return shlex.join([*words, "--workers", str(workers)] if workers > 1 else words)
 
 
 def render_trained(console: Console, trained: dict[str, Any]) -> None:
