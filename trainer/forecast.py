@@ -96,14 +96,16 @@ def forecast_memory(
     dataset: Dataset,
     libraries_bytes: int,
 ) -> Forecast:
-    """Returns the peak of training a job on a dataset with these statistics.
+    """Returns the peak of training a job on a dataset with these statistics, for each rank of the
+    plan; rank 0's, which evaluates, where they differ.
 
     `libraries_bytes` is `measure_libraries()`, or in the training process itself
     `libraries_from_here()` at its start.
     """
+    share = 1 / plan.world_size
     row_bytes = _row_bytes(feature_set, statistics)
     tower_floats = 2 + tower_state_floats(job.train.optimizer)
-    blocks = _blocks_bytes(job, dataset, row_bytes)
+    blocks = _blocks_bytes(job, dataset, row_bytes, plan.world_size)
     predictions = 0
     if job.data.valid is not None or job.data.test is not None:
         # How many rows are evaluated is not known here; a tenth of a data set is the custom.
@@ -118,7 +120,11 @@ def forecast_memory(
             ("blocks", blocks + _growth_bytes(job, dataset, row_bytes, blocks)),
             ("reading", _reading_bytes(job, statistics, dataset, row_bytes, blocks)),
             ("activations", _activation_bytes(job, plan)),
-            ("checkpoint copy", min(plan.checkpoint_bytes, parse_size(job.run.copy_budget))),
+            ("exchange", _exchange_bytes(job, plan)),
+            (
+                "checkpoint copy",
+                min(round(plan.checkpoint_bytes * share), parse_size(job.run.copy_budget)),
+            ),
             ("predictions", predictions),
         )
     )
@@ -172,9 +178,9 @@ def _group_rows(dataset: Dataset) -> int:
     return min(max(groups, default=0), MAX_UNIT_ROWS)
 
 
-def _blocks_bytes(job: Job, dataset: Dataset, row_bytes: int) -> int:
+def _blocks_bytes(job: Job, dataset: Dataset, row_bytes: int, world_size: int) -> int:
     block = min(_group_rows(dataset), job.data.block_rows)
-    held = job.data.streams + AHEAD_BLOCKS
+    held = -(-job.data.streams // world_size) + AHEAD_BLOCKS
     return min(held * block, dataset.num_rows) * row_bytes
 
 
@@ -204,6 +210,14 @@ def _reading_bytes(
     return round(profile + decoding - _DATA_REUSE * min(profile, decoding + blocks))
 
 
+def _exchange_bytes(job: Job, plan: Plan) -> int:
+    """Rows asked for and rows given, each with its gradient; all lookups count as distinct."""
+    if plan.world_size == 1:
+        return 0
+    lookups = plan.out_width // plan.width * (job.train.batch_size // plan.world_size)
+    return 4 * min(lookups, plan.rows) * (plan.width * _FLOAT_BYTES + _KEY_BYTES)
+
+
 def _activation_bytes(job: Job, plan: Plan) -> int:
     tower, width = job.tower, plan.out_width + plan.num_dense
     copies = _BATCH_COPIES
@@ -212,7 +226,8 @@ def _activation_bytes(job: Job, plan: Plan) -> int:
     hidden = sum(tower.hidden) + (sum(tower.bottom) if tower.kind == "dlrm" else 0)
     if tower.kind == "dlrm":
         hidden += len(plan.features) ** 2
-    training = job.train.batch_size * (copies * width + 3 * hidden) * _FLOAT_BYTES
+    batch = -(-job.train.batch_size // plan.world_size)
+    training = batch * (copies * width + 3 * hidden) * _FLOAT_BYTES
     evaluation = 0.0
     if job.data.valid is not None or job.data.test is not None:
         evaluation = _EVALUATION_ROWS * (_EVALUATION_COPIES * width + hidden) * _FLOAT_BYTES

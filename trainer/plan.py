@@ -15,6 +15,7 @@ from features.dense import build_transforms
 from features.routing import FeatureRoute, Layout
 from features.schema import FeatureSet
 from features.statistics import FeatureStatistics
+from sharding.bounds import shard_bounds
 from sharding.footprint import Footprint, footprint, resolve_engine
 from trainer.job import Job
 from trainer.representations.registry import build_layout
@@ -58,8 +59,11 @@ class Plan:
     parameter_bytes: int
     """Of the table, without padding: what the budget limits."""
     memory: Footprint
-    """Of the table with its padding, and of its optimizer's state."""
+    """Of a rank's part of the table with its padding, and of its optimizer's state."""
     tower_parameters: int
+    world_size: int
+    rank_rows: int
+    """Rows of the rank that has most of them; `memory` is that rank's."""
     checkpoint_bytes: int
     disk_bytes: int
     """All checkpoints that are kept, and the one that is being written."""
@@ -77,13 +81,18 @@ class Plan:
 
 
 def make_plan(
-    job: Job, feature_set: FeatureSet, statistics: FeatureStatistics, device_type: str = "cpu"
+    job: Job,
+    feature_set: FeatureSet,
+    statistics: FeatureStatistics,
+    device_type: str = "cpu",
+    world_size: int = 1,
 ) -> Plan:
     """Returns the plan of a job on data with these statistics; PlanError where it cannot fit."""
     layout = build_layout(feature_set, statistics, job.table)
     num_dense = sum(each.width for each in build_transforms(feature_set, statistics))
-    engine = resolve_engine(job.table, device_type)
-    memory = footprint(engine, layout.rows, layout.width, job.table.optimizer)
+    engine = resolve_engine(job.table, device_type, world_size)
+    rank_rows = shard_bounds(layout.rows, world_size)[1]
+    memory = footprint(engine, rank_rows, layout.width, job.table.optimizer)
     widths = [route.width_total for route in layout.routes]
     tower = num_parameters(job.tower, widths, num_dense)
     checkpoint = _checkpoint_bytes(job, layout, tower)
@@ -99,6 +108,8 @@ def make_plan(
         parameter_bytes=layout.rows * layout.width * _FLOAT_BYTES,
         memory=memory,
         tower_parameters=tower,
+        world_size=world_size,
+        rank_rows=rank_rows,
         checkpoint_bytes=checkpoint,
         # The best one may be older than all that are kept for their age.
         disk_bytes=checkpoint * (job.run.keep + 2),

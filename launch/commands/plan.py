@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from trainer.forecast import Forecast
     from trainer.job import Job
     from trainer.plan import FeaturePlan, Plan
+    from trainer.remedies import Peak, Remedy
+    from trainer.traffic import Traffic
 
 
 def command(
@@ -31,14 +35,25 @@ def command(
         Path | None,
         typer.Option("--profile", metavar="FILE", help="A profile.json of the same data."),
     ] = None,
-) -> None:
-    """Forecast a job: collisions of every feature, rows, bytes on disk and the peak of memory."""
+    workers: Annotated[int, typer.Option(min=1, help="Ranks the training is to have.")] = 1,
+    memory_text: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory a worker may take; unset: its share of this machine's.",
+        ),
+    ] = None,
+) -> int | None:
+    """Forecast a job: collisions, rows, bytes in memory, on disk and on the wire; what fits."""
     output: Output = ctx.obj
     job = load_job(job_path, overrides or ())
     from features.parquet import open_dataset
     from features.schema import FeatureSet
     from trainer.forecast import forecast_memory, measure_libraries
     from trainer.plan import make_plan
+    from trainer.representations.registry import build_layout
+    from trainer.traffic import measure_traffic
 
     feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
     parts = {part: getattr(job.data, part) for part in ("train", "valid", "test")}
@@ -55,12 +70,77 @@ def command(
     classes = {name: seen.key_class for name, seen in profile.categorical.items()}
     for each in datasets.values():
         each.check(feature_set, classes)
-    plan = make_plan(job, feature_set, profile)
+    limit = worker_memory(memory_text, workers)
+    plan = make_plan(job, feature_set, profile, world_size=workers)
     output.note("measuring what the libraries take, in a process of their own")
     libraries = measure_libraries()
-    memory = forecast_memory(job, plan, feature_set, profile, dataset, libraries)
-    document = {"rows_of_data": dataset.num_rows, **plan.to_json(), "peak": memory.to_json()}
-    output.result(document, lambda console: _render(console, job, plan, memory, profile))
+
+    def forecast(changed: Job, ranks: int) -> Forecast:
+        changed_plan = make_plan(changed, feature_set, profile, world_size=ranks)
+        return forecast_memory(changed, changed_plan, feature_set, profile, dataset, libraries)
+
+    memory = forecast(job, workers)
+    fit = Fit.of(job, workers, limit, lambda *case: forecast(*case).peak_bytes)
+    traffic = None
+    if workers > 1:
+        layout = build_layout(feature_set, profile, job.table)
+        traffic = measure_traffic(job, plan, layout, dataset, feature_set, profile, workers)
+    document = {
+        "rows_of_data": dataset.num_rows,
+        **plan.to_json(),
+        "peak": memory.to_json(),
+        "fit": fit.to_json(),
+        "wire": None if traffic is None else traffic.to_json(),
+    }
+
+    def render(console: Console) -> None:
+        _render(console, job, plan, memory, profile)
+        if traffic is not None:
+            console.print(facts(f"on the wire at each step, {workers} workers", _wire(traffic)))
+        console.print(facts(*_fit_facts(fit, workers)))
+
+    output.result(document, render)
+    # Only a limit that was stated can be missed.
+    return 2 if memory_text is not None and not fit.is_met else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Whether each worker fits into its memory, and what to change where not."""
+
+    limit_bytes: int
+    peak_bytes: int
+    remedies: tuple[Remedy, ...]
+
+    @classmethod
+    def of(cls, job: Job, workers: int, limit_bytes: int, peak: Peak) -> Fit:
+        """Compares the peak with the limit, and looks for edits where it is above."""
+        from trainer.remedies import find_remedies
+
+        found = peak(job, workers)
+        remedies = () if found <= limit_bytes else find_remedies(job, workers, limit_bytes, peak)
+        return cls(limit_bytes=limit_bytes, peak_bytes=found, remedies=remedies)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the peak is within the limit."""
+        return self.peak_bytes <= self.limit_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the comparison as plain JSON values."""
+        return {"is_met": self.is_met, **asdict(self)}
+
+
+def worker_memory(text: str | None, workers: int) -> int:
+    """Returns the bytes a worker may take: as stated, else its share of this machine's memory."""
+    if text is None:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // workers
+    from features.settings import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as exc:
+        raise ConfigError(f"--memory: {exc}", 'write a size such as "8 GiB"') from exc
 
 
 def find_profile(
@@ -106,10 +186,34 @@ def _fits(profile: Profile, dataset: Dataset, feature_set: FeatureSet) -> bool:
 def _render(console: Console, job: Job, plan: Plan, memory: Forecast, profile: Profile) -> None:
     console.print(feature_table(plan.features))
     console.print(facts("table", _table_facts(job, plan)))
-    rows: list[tuple[str, Any]] = [(part, size_text(size)) for part, size in memory.parts]
-    console.print(facts(f"peak memory of training: {size_text(memory.peak_bytes)}", rows))
+    rows: list[tuple[str, Any]] = [(part, size_text(size)) for part, size in memory.parts if size]
+    whose = "" if plan.world_size == 1 else f" of each of {plan.world_size} workers"
+    console.print(facts(f"peak memory{whose}: {size_text(memory.peak_bytes)}", rows))
     positive = "" if profile.positives is None else f", {profile.positives / profile.rows:.4f} of 1"
     console.print(f"from {profile.rows:,} rows of training data{positive}")
+
+
+def _wire(traffic: Traffic) -> list[tuple[str, Any]]:
+    return [
+        ("exchange", size_text(traffic.exchange_bytes)),
+        ("torchrec", size_text(traffic.torchrec_bytes)),
+        ("tower's gradients", size_text(traffic.tower_bytes)),
+        (
+            "rows of a worker",
+            f"{traffic.distinct_rows:,.0f} distinct of {traffic.lookups:,.0f} looked up",
+        ),
+    ]
+
+
+def _fit_facts(fit: Fit, workers: int) -> tuple[str, list[tuple[str, Any]]]:
+    each = "a worker" if workers > 1 else "this job"
+    need, limit = size_text(fit.peak_bytes), size_text(fit.limit_bytes)
+    if fit.is_met:
+        return f"{each} fits: {need} of {limit}", []
+    is_enough = any(remedy.peak_bytes <= fit.limit_bytes for remedy in fit.remedies)
+    what = "what would help" if is_enough else "what would help, though none is enough alone"
+    title = f"{each} does not fit: {need}, and there are {limit}; {what}"
+    return title, [(r.edit, f"{size_text(r.peak_bytes)} at the peak") for r in fit.remedies]
 
 
 def feature_table(features: tuple[FeaturePlan, ...]) -> Any:
@@ -140,6 +244,12 @@ def feature_table(features: tuple[FeaturePlan, ...]) -> Any:
     return table("features", columns, rows)
 
 
+def _rank_facts(plan: Plan) -> list[tuple[str, Any]]:
+    if plan.world_size == 1:
+        return []
+    return [("rows of a worker", f"{plan.rank_rows:,}")]
+
+
 def _short(value: float) -> str:
     if 0 < value < 0.001:
         return "< 0.001"
@@ -153,6 +263,7 @@ def _table_facts(job: Job, plan: Plan) -> list[tuple[str, Any]]:
         ("method", plan.method + ("" if plan.method == "exact" else shared)),
         ("rows", f"{plan.rows:,} of width {plan.width}"),
         ("parameters", f"{size_text(plan.parameter_bytes)}{budget}"),
+        *_rank_facts(plan),
         ("in memory", f"{size_text(plan.memory.weight_bytes)} ({plan.engine})"),
         ("optimizer state", f"{size_text(plan.memory.state_bytes)} ({job.table.optimizer})"),
         ("embedding", f"{plan.out_width} wide, {plan.num_dense} dense columns beside it"),

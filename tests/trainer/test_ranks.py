@@ -147,8 +147,7 @@ def test_ranks_evaluate_and_predict_as_one_process_does(clicks, alone, tmp_path,
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_rank_without_rows_neither_hangs_nor_changes_anything(clicks, alone):
-    one, _ = alone
+def test_a_rank_without_rows_neither_hangs_nor_changes_anything(clicks):
     # Three ranks, three streams; the batch of two rows leaves the third rank nothing at a time.
     job = {"data": {"streams": 3}, "train": {"batch_size": 2, "max_steps": 30}}
     results = run_ranks(3, _train, clicks, "sparse", job)
