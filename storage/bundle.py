@@ -186,6 +186,11 @@ class Bundle:
             raise SnapshotError(f'"{self.path / name}" is damaged: its sha256 is another', _COPY)
         return bytes(data)
 
+    def check_contents(self, turn: int = 0, turns: int = 1, threads: int | None = None) -> None:
+        """Compares every `turns`-th file with its sha256, from the `turn`-th largest on."""
+        ordered = sorted(self.files, key=lambda entry: (-entry.size, entry.name))
+        self._members.check_contents(ordered[turn::turns], threads)
+
     def close(self) -> None:
         """Lets the directory go; arrays that were given out stay valid."""
         self._members.close()

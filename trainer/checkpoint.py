@@ -7,13 +7,20 @@
 A save counts when CURRENT names it. Whatever stops a save leaves the one before in force, and what
 it wrote is removed, at the latest when the run starts again. A bundle's content is the caller's,
 plus the object "checkpoint" (trainer.latest.CheckpointRecord).
+
+With several ranks each writes its own rows into the draft that rank 0 made, side by side; rank 0
+gathers their digests, writes the manifest and commits once. Rank 0 alone holds the attempt. The
+ranks agree after each part of the work, so an error on one is an error on all and nothing is
+committed.
 """
 
+import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -21,27 +28,27 @@ from typing import Any, Self
 
 import numpy as np
 
-from features.errors import SnapshotError
+from features.errors import FirstRankError, LostRankError, MuxtableError, SnapshotError
+from sharding.ranks import Ranks
 from storage.attempts import Attempt
 from storage.bundle import Bundle, Verify
-from storage.fsops import DISK, Disk, remove_quietly, translated
-from storage.names import temporary_path
+from storage.fsops import DISK, Disk
+from storage.manifest import Parts
+from storage.parts import PartsWriter, Sharded
 from storage.pointer import Pointer, read_pointer, write_pointer
 from storage.writer import BundleWriter
-from trainer.latest import (
-    NAME,
-    RECORD,
-    CheckpointRecord,
-    Complete,
-    latest_checkpoint,
-    look_at,
-)
+from trainer.agreement import agree, from_first, together, until_all
+from trainer.latest import RECORD, CheckpointRecord, latest_checkpoint
+from trainer.retention import Retention
+from trainer.shared import check_shared, open_together
 
-__all__ = ["CheckpointStore", "Saved", "latest_checkpoint"]
+__all__ = ["CheckpointStore", "Saved", "Sharded", "latest_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
 _MAX_THREADS = 2
+# How often the ranks tell each other whether they have written their parts.
+_ROUND_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,19 +67,30 @@ class Saved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draft:
+    """A save on its way: what this rank writes of it, and on rank 0 the whole."""
+
+    step: int
+    parts: PartsWriter
+    whole: "_Whole | None"
+    began: float
+    stall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Whole:
     writer: BundleWriter
     content: dict[str, Any]
     record: CheckpointRecord
-    began: float
-    stall_s: float
 
 
 class CheckpointStore:
     """Writes the checkpoints of a run; starting it takes the directory from any older process.
 
     `keep` newest checkpoints stay, and the best. `copy_budget` is the memory `save_async` may copy
-    into. Only one thread may use a store. To read the checkpoints of a run that may be training,
-    use `latest_checkpoint`.
+    into, on each rank. Every rank makes one and makes the same calls. Only one thread may use a
+    store. To read the checkpoints of a run that may be training, use `latest_checkpoint`.
+
+    Raises SnapshotError where the directory cannot be written, or a rank does not see it.
     """
 
     def __init__(
@@ -82,57 +100,66 @@ class CheckpointStore:
         attempt: str | None = None,
         *,
         copy_budget: int = 0,
+        ranks: Ranks | None = None,
         threads: int | None = None,
         disk: Disk = DISK,
     ) -> None:
         self.directory = directory
-        self._keep = keep
         self._copy_budget = copy_budget
         self._threads = threads or min(_MAX_THREADS, os.cpu_count() or 1)
         self._disk = disk
-        self._attempt = Attempt(directory, attempt, disk=disk)
-        self._known: dict[str, Complete | None] = {}
+        # Saves in the background speak over a group of their own.
+        self._ranks = (ranks or Ranks.alone()).beside()
+        self._attempt: Attempt | None = None
+        self._retention: Retention | None = None
+        self._parent: str | None = None
+        self._promotion = 0
         self._thread: threading.Thread | None = None
         self._saved: Saved | None = None
         self._failure: BaseException | None = None
         try:
-            pointer = self._pointer()
+            token = from_first(self._ranks, lambda: self._take(keep, attempt))
+            check_shared(self._ranks, directory, token, disk)
         except BaseException:
-            self._attempt.close()
+            self._give_up()
             raise
-        self._parent = pointer.digest if pointer else None
-        self._promotion = pointer.counter if pointer else 0
 
     def save(
         self,
         step: int,
+        sharded: Mapping[str, Sharded],
         tensors: Mapping[str, np.ndarray],
         files: Mapping[str, bytes],
         content: Mapping[str, Any],
         best: bool = False,
     ) -> Saved:
-        """Saves and returns when it is committed; raises what a save in the background met."""
+        """Saves and returns when it is committed; raises what a save in the background met.
+
+        `sharded` are the tensors of which each rank has some rows. `tensors`, `files`, `content`
+        and `best` are rank 0's; those of the others are not looked at.
+        """
         self.wait()
-        draft = self._write(step, tensors, files, content, best, copy=False)
+        draft = self._write(step, sharded, tensors, files, content, best, copy=False)
         saved = self._commit(draft)
         return replace(saved, stall_s=saved.total_s)
 
     def save_async(
         self,
         step: int,
+        sharded: Mapping[str, Sharded],
         tensors: Mapping[str, np.ndarray],
         files: Mapping[str, bytes],
         content: Mapping[str, Any],
         best: bool = False,
     ) -> float:
-        """Copies what fits into the copy budget and saves it in the background.
+        """Copies what fits into the copy budget and saves it in the background; see `save`.
 
         Returns the seconds the caller waited: for the save before, for the copies, and, where all
         is more than the budget, for writing the rest. A failure is raised by the next call.
         """
         began = time.perf_counter()
         self.wait()
-        draft = self._write(step, tensors, files, content, best, copy=True)
+        draft = self._write(step, sharded, tensors, files, content, best, copy=True)
         stall_s = time.perf_counter() - began
         draft = replace(draft, stall_s=stall_s)
         # No daemon: a save that nobody waits for still ends before the process does.
@@ -147,17 +174,24 @@ class CheckpointStore:
             self._thread = None
         saved, failure = self._saved, self._failure
         self._saved = self._failure = None
-        if isinstance(failure, SnapshotError):
-            raise SnapshotError(f"the last save failed: {failure.what}", failure.fix) from failure
+        if isinstance(failure, SnapshotError | FirstRankError):
+            what = f"the last save failed: {failure.what}"
+            raise type(failure)(what, failure.fix) from failure
         if failure is not None:
             raise failure
         return saved
 
     def latest(self, *, verify: Verify = True, fallback: bool = False) -> Bundle | None:
-        """Returns the checkpoint in force; see `latest_checkpoint`."""
-        bundle = latest_checkpoint(
-            self.directory, verify=verify, fallback=fallback, disk=self._disk
-        )
+        """Returns the checkpoint in force; see `latest_checkpoint`.
+
+        The ranks share the work of verifying it, and each checks again, by crc32, what it reads.
+        """
+        if self._ranks.world_size == 1:
+            bundle = latest_checkpoint(
+                self.directory, verify=verify, fallback=fallback, disk=self._disk
+            )
+        else:
+            bundle = open_together(self._ranks, self.directory, verify, fallback, self._disk)
         if bundle is not None:
             self._parent = bundle.digest
         return bundle
@@ -167,7 +201,7 @@ class CheckpointStore:
         try:
             self.wait()
         finally:
-            self._attempt.close()
+            self._give_up()
 
     def __enter__(self) -> Self:
         return self
@@ -180,14 +214,28 @@ class CheckpointStore:
     ) -> None:
         try:
             self.close()
-        except SnapshotError as exc:
+        except MuxtableError as exc:
             if error is None:
                 raise
             logger.error("%s", exc)
 
+    def _take(self, keep: int, token: str | None) -> str:
+        """Starts the attempt, on rank 0; returns its token."""
+        self._attempt = Attempt(self.directory, token, disk=self._disk)
+        self._retention = Retention(self.directory, keep, self._attempt)
+        pointer = self._pointer()
+        self._parent = pointer.digest if pointer else None
+        self._promotion = pointer.counter if pointer else 0
+        return self._attempt.token
+
+    def _give_up(self) -> None:
+        if self._attempt is not None:
+            self._attempt.close()
+
     def _write(
         self,
         step: int,
+        sharded: Mapping[str, Sharded],
         tensors: Mapping[str, np.ndarray],
         files: Mapping[str, bytes],
         content: Mapping[str, Any],
@@ -197,16 +245,46 @@ class CheckpointStore:
     ) -> _Draft:
         """Writes tensors and files, or copies them and lets threads write them."""
         began = time.perf_counter()
+        whole: _Whole | None = None
+
+        def begin() -> str:
+            nonlocal whole
+            whole = self._begin(step, content, best)
+            return whole.writer.directory.name
+
+        name = from_first(self._ranks, begin)
+        parts = whole.writer.parts if whole else self._parts(self.directory / name)
+        draft = _Draft(step=step, parts=parts, whole=whole, began=began, stall_s=0.0)
+
+        def fill() -> None:
+            for tensor, rows in sharded.items():
+                parts.add(tensor, rows, copy=copy)
+            if whole:
+                for tensor, array in tensors.items():
+                    parts.add(tensor, Sharded.whole(array), copy=copy)
+                for file, data in files.items():
+                    parts.add_file(file, data)
+            parts.finish()
+
+        try:
+            together(self._ranks, fill)
+        except BaseException as exc:
+            self._abandon(draft, exc)
+            raise
+        return draft
+
+    def _begin(self, step: int, content: Mapping[str, Any], best: bool) -> _Whole:
+        """Makes the draft, on rank 0."""
+        assert self._attempt is not None and self._retention is not None  # noqa: PT018, S101
         if RECORD in content:
             raise SnapshotError(f'content has the key "{RECORD}"', "it is taken: use another one")
-        names = self._names()
-        known = [found.record.promotion for found in self._complete(names)]
-        name = _free_name(step, names)
+        promotion = max(self._promotion, self._retention.last_promotion(self._disk)) + 1
+        name = self._retention.free_name(step, self._disk)
         record = CheckpointRecord(
             name=name,
             step=step,
             best=best,
-            promotion=max([self._promotion, *known]) + 1,
+            promotion=promotion,
             lineage=self._attempt.lineage,
             attempt_number=self._attempt.number,
         )
@@ -220,22 +298,73 @@ class CheckpointStore:
             copy_budget=self._copy_budget,
             disk=self._disk,
         )
-        try:
-            for tensor, array in tensors.items():
-                writer.add_tensor(tensor, array, copy=copy)
-            for file, data in files.items():
-                writer.add_file(file, data)
-            writer.finish()
-        except BaseException:
-            writer.discard()
-            raise
-        content = {**content, RECORD: record.model_dump()}
-        return _Draft(writer=writer, content=content, record=record, began=began, stall_s=0.0)
+        return _Whole(
+            writer=writer, content={**content, RECORD: record.model_dump()}, record=record
+        )
+
+    def _parts(self, directory: Path) -> PartsWriter:
+        """Returns what another rank than 0 writes into a draft with."""
+        return PartsWriter(
+            directory,
+            self.directory,
+            prefix=f"r{self._ranks.rank:04d}-",
+            threads=self._threads,
+            copy_budget=self._copy_budget,
+            disk=self._disk,
+        )
 
     def _commit(self, draft: _Draft) -> Saved:
-        writer, record = draft.writer, draft.record
         try:
-            digest = writer.seal(draft.content)
+            others = self._parts_of_others(draft)
+        except BaseException as exc:
+            self._abandon(draft, exc)
+            raise
+        said = from_first(self._ranks, lambda: self._publish(draft, others))
+        name, digest, size_bytes = json.loads(said)
+        if self._retention is not None:
+            self._retention.prune(name, self._disk)
+        saved = Saved(
+            name=name,
+            step=draft.step,
+            digest=digest,
+            size_bytes=size_bytes,
+            stall_s=draft.stall_s,
+            total_s=time.perf_counter() - draft.began,
+        )
+        logger.info(
+            "saved %s: %.1f MB in %.2f s; training waited %.2f s",
+            saved.name,
+            saved.size_bytes / 1e6,
+            saved.total_s,
+            saved.stall_s or saved.total_s,
+        )
+        return saved
+
+    def _parts_of_others(self, draft: _Draft) -> list[Parts]:
+        """Waits until all ranks have written their parts; on rank 0 returns those of the others."""
+        if self._ranks.world_size == 1:
+            return []
+        parts = draft.parts
+        has_failed = until_all(
+            self._ranks, lambda: parts.is_done(_ROUND_S), lambda: parts.has_failed
+        )
+        error: BaseException | None = None
+        report = ""
+        try:
+            # Where another rank failed, the rest of this one's need not be written.
+            if not has_failed or parts.has_failed:
+                report = parts.parts().model_dump_json()
+        except BaseException as exc:  # noqa: BLE001  raised again by `agree`, on every rank
+            error = exc
+        reports = agree(self._ranks, error, report)
+        return [Parts.model_validate_json(each) for each in reports[1:]]
+
+    def _publish(self, draft: _Draft, others: list[Parts]) -> str:
+        """Commits, on rank 0; returns name, digest and size as JSON."""
+        assert draft.whole is not None and self._attempt is not None  # noqa: PT018, S101
+        writer, record = draft.whole.writer, draft.whole.record
+        try:
+            digest = writer.seal(draft.whole.content, others)
             with self._attempt.held():
                 writer.publish()
                 write_pointer(
@@ -252,23 +381,16 @@ class CheckpointStore:
                 writer.discard()
             raise
         self._parent, self._promotion = digest, record.promotion
-        self._prune(record.name)
-        saved = Saved(
-            name=record.name,
-            step=record.step,
-            digest=digest,
-            size_bytes=writer.size_bytes,
-            stall_s=draft.stall_s,
-            total_s=time.perf_counter() - draft.began,
-        )
-        logger.info(
-            "saved %s: %.1f MB in %.2f s; training waited %.2f s",
-            saved.name,
-            saved.size_bytes / 1e6,
-            saved.total_s,
-            saved.stall_s or saved.total_s,
-        )
-        return saved
+        return json.dumps([record.name, digest, writer.size_bytes])
+
+    def _abandon(self, draft: _Draft, error: BaseException) -> None:
+        """Removes a draft once no rank writes into it any more."""
+        draft.parts.stop()
+        if not isinstance(error, LostRankError):
+            with suppress(LostRankError):  # a rank is lost: it writes no more
+                self._ranks.barrier()
+        if draft.whole is not None:
+            draft.whole.writer.discard()
 
     def _run(self, draft: _Draft) -> None:
         try:
@@ -289,60 +411,3 @@ class CheckpointStore:
         except SnapshotError:
             return True
         return pointer is not None and pointer.name == name
-
-    def _names(self) -> list[str]:
-        with translated("list the checkpoints", self.directory):
-            return self._disk.names(self.directory)
-
-    def _complete(self, names: list[str]) -> list[Complete]:
-        """Returns the complete checkpoints among `names`; each is looked at once."""
-        fresh = {name: self._known.get(name) for name in names if name in self._known}
-        for name in names:
-            if name not in fresh and NAME.fullmatch(name):
-                fresh[name] = look_at(self.directory / name, self._disk)
-        self._known = fresh
-        return [found for found in fresh.values() if found is not None]
-
-    def _prune(self, current: str) -> None:
-        """Removes what is neither among the newest, nor the best, nor of another lineage."""
-        try:
-            doomed = self._retire(current)
-        except SnapshotError as exc:
-            logger.warning("old checkpoints stay: %s", exc)
-            return
-        for path in doomed:
-            if not remove_quietly(self._disk, path):
-                logger.warning('could not remove "%s"; the next start will', path)
-
-    def _retire(self, current: str) -> list[Path]:
-        """Renames old checkpoints, so that none is seen half removed; returns the new paths."""
-        doomed = []
-        with self._attempt.held():
-            ours = [
-                found.record
-                for found in sorted(
-                    self._complete(self._names()), key=lambda found: found.order, reverse=True
-                )
-                if found.record.lineage == self._attempt.lineage
-            ]
-            best = [record.name for record in ours if record.best]
-            kept = {current, *(record.name for record in ours[: self._keep]), *best[:1]}
-            with translated("remove old checkpoints", self.directory):
-                for record in ours:
-                    if record.name not in kept:
-                        path = temporary_path(self.directory, record.name, self._attempt.token)
-                        self._disk.rename_new(self.directory / record.name, path)
-                        doomed.append(path)
-                if doomed:
-                    self._disk.sync_directory(self.directory)
-        return doomed
-
-
-def _free_name(step: int, names: list[str]) -> str:
-    """Returns the first name of a step that nothing has."""
-    name = base = f"step-{step:010d}"
-    suffix = 1
-    while name in names:
-        suffix += 1
-        name = f"{base}-{suffix}"
-    return name

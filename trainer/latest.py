@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +48,10 @@ class Complete:
         return self.record.promotion, self.record.attempt_number
 
 
+# open(path, sha256 its manifest must have or None) opens a checkpoint and verifies it.
+Opener = Callable[[Path, str | None], Bundle]
+
+
 def latest_checkpoint(
     directory: Path, *, verify: Verify = True, fallback: bool = False, disk: Disk = DISK
 ) -> Bundle | None:
@@ -56,15 +60,26 @@ def latest_checkpoint(
     SnapshotError where it is not as it was written, unless `fallback` allows the newest other one
     that is, which is logged.
     """
+
+    def open_one(path: Path, digest: str | None) -> Bundle:
+        return open_bundle(path, verify, digest, disk=disk)
+
+    return find_latest(directory, open_one, fallback=fallback, disk=disk)
+
+
+def find_latest(
+    directory: Path, open_one: Opener, *, fallback: bool = False, disk: Disk = DISK
+) -> Bundle | None:
+    """Does what `latest_checkpoint` does, opening with `open_one`."""
     try:
-        return _in_force(directory, verify, disk)
+        return _in_force(directory, open_one, disk)
     except SnapshotError as exc:
         if not fallback:
             raise
         for found in newest_first(directory, disk):
             path = directory / found.record.name
             try:
-                bundle = open_bundle(path, verify, disk=disk)
+                bundle = open_one(path, None)
             except SnapshotError as refused:
                 logger.warning("passed over: %s", refused)
                 continue
@@ -87,11 +102,11 @@ def _no_checkpoint(path: Path) -> SnapshotError:
     return SnapshotError(f'"{path}" is no checkpoint of a training run', "check the path")
 
 
-def _in_force(directory: Path, verify: Verify, disk: Disk) -> Bundle | None:
+def _in_force(directory: Path, open_one: Opener, disk: Disk) -> Bundle | None:
     pointer = read_pointer(directory, disk=disk)
     while pointer is not None:
         try:
-            bundle = open_bundle(directory / pointer.name, verify, pointer.digest, disk=disk)
+            bundle = open_one(directory / pointer.name, pointer.digest)
             checkpoint_record(bundle)
         except SnapshotError:
             # A run that is training may have moved on and removed it between the two calls.

@@ -19,14 +19,17 @@ from torch import Tensor
 from features.errors import SnapshotError, TrainingError
 from features.routing import Layout
 from storage.bundle import Bundle, open_bundle
-from trainer.checkpoint import latest_checkpoint
+from storage.parts import Sharded
 from trainer.dense_optimizer import DenseOptimizer
+from trainer.latest import latest_checkpoint
 from trainer.model import Model
 from trainer.state import RunState
 
 
-def tensors_of(model: Model, optimizer: DenseOptimizer) -> dict[str, NDArray[Any]]:
-    """Returns the arrays of a checkpoint, on a CPU views of the live memory.
+def tensors_of(
+    model: Model, optimizer: DenseOptimizer
+) -> tuple[dict[str, Sharded], dict[str, NDArray[Any]]]:
+    """Returns this rank's rows of the table, and what every rank has; on a CPU views of the memory.
 
     Raises TrainingError where the tower is no longer finite: a gradient overflowed since the last
     look at the loss, and the checkpoint before it must stay the newest.
@@ -39,8 +42,12 @@ def tensors_of(model: Model, optimizer: DenseOptimizer) -> dict[str, NDArray[Any
                 "it, and the last one is kept",
                 "lower train.learning_rate, or set train.clip_norm",
             )
-    return {
-        **{f"table.{name}": array for name, array in model.engine.state().items()},
+    engine = model.engine
+    sharded = {
+        f"table.{name}": Sharded(array=array, first_row=engine.first_row, num_rows=engine.rows)
+        for name, array in engine.state().items()
+    }
+    return sharded, {
         **{f"tower.{name}": _array(value) for name, value in tower.items()},
         **{f"optimizer.{name}": _array(value) for name, value in optimizer.state().items()},
         **model.layout.vocabularies(),

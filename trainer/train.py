@@ -1,6 +1,7 @@
 """Training from a job to a result: begin or resume the run, train, evaluate the best model."""
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,8 @@ from trainer.signals import Interrupted
 from trainer.state import RunState
 from trainer.stream import BatchStream
 from trainer.totals import Together
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,14 @@ def train(
         session = _Session(directory.run, data, device, threads, watcher, together)
         with session:
             result = session.train()
+        peaks = [int(peak) for peak in ranks.gather(str(peak_bytes()).encode())]
         if result.signal is None and ranks.is_first:
+            planned = _planned_bytes(job, data, device, libraries_bytes, ranks.world_size)
+            logger.info(
+                "peak memory: %.0f MB planned, %s MB measured",
+                planned / 1e6,
+                ", ".join(f"{peak / 1e6:.0f}" for peak in peaks),
+            )
             directory.finish(
                 {
                     **session.facts(),
@@ -101,8 +111,9 @@ def train(
                         "this_start_s": round(time.monotonic() - started, 3),
                     },
                     "memory": {
-                        "planned_bytes": _planned_bytes(job, data, device, libraries_bytes),
-                        "peak_bytes": peak_bytes(),
+                        "planned_bytes": planned,
+                        "peak_bytes": peaks[0],
+                        "peak_bytes_by_rank": peaks,
                     },
                 }
             )
@@ -111,9 +122,11 @@ def train(
         return result
 
 
-def _planned_bytes(job: Job, data: Input, device: torch.device, libraries_bytes: int) -> int:
-    """Returns the peak of memory that `muxtable plan` foretells."""
-    plan = make_plan(job, data.feature_set, data.profile, device.type)
+def _planned_bytes(
+    job: Job, data: Input, device: torch.device, libraries_bytes: int, world_size: int
+) -> int:
+    """Returns the peak of memory that `muxtable plan` foretells for a rank."""
+    plan = make_plan(job, data.feature_set, data.profile, device.type, world_size)
     forecast = forecast_memory(
         job, plan, data.feature_set, data.profile, data.datasets["train"], libraries_bytes
     )
@@ -164,6 +177,7 @@ class _Session:
                 keep=job.run.keep,
                 attempt=secrets.token_hex(8),
                 copy_budget=parse_size(job.run.copy_budget),
+                ranks=self._ranks,
             )
         )
         bundle = self._store.latest()
@@ -275,9 +289,11 @@ class _Session:
         )
 
     def _save(self, is_best: bool) -> None:
+        sharded, tensors = saving.tensors_of(self._model, self._optimizer)
         self._store.save_async(
             self.state.step,
-            saving.tensors_of(self._model, self._optimizer),
+            sharded,
+            tensors,
             {},
             saving.content_of(self._model, self.state, self._digests),
             best=is_best,

@@ -45,7 +45,7 @@ def tensors(step: int, rows: int = 100) -> dict[str, np.ndarray]:
 
 
 def save(store: CheckpointStore, step: int, best: bool = False, rows: int = 100):
-    return store.save(step, tensors(step, rows), {"p.json": b"{}"}, {"at": step}, best)
+    return store.save(step, {}, tensors(step, rows), {"p.json": b"{}"}, {"at": step}, best)
 
 
 def state(directory: Path) -> int | None:
@@ -155,7 +155,7 @@ def test_a_key_that_is_taken_is_refused(directory):
         CheckpointStore(directory, 1) as store,
         pytest.raises(SnapshotError, match='"checkpoint"'),
     ):
-        store.save(2, {}, {}, {"checkpoint": 1})
+        store.save(2, {}, {}, {}, {"checkpoint": 1})
 
     assert state(directory) == 1
 
@@ -343,7 +343,7 @@ def test_processes_that_overlap_leave_one_line_of_checkpoints(tmp_path):
 def test_a_save_in_the_background_holds_what_was_there_when_it_was_asked_for(directory):
     arrays = tensors(2, rows=400_000)
     with CheckpointStore(directory, 9, copy_budget=2**24, disk=SlowDisk()) as store:
-        stall_s = store.save_async(2, arrays, {"p.json": b"{}"}, {"at": 2})
+        stall_s = store.save_async(2, {}, arrays, {"p.json": b"{}"}, {"at": 2})
         before = state(directory)
         for array in arrays.values():
             array[...] = -1
@@ -359,7 +359,7 @@ def test_a_save_in_the_background_holds_what_was_there_when_it_was_asked_for(dir
 def test_what_is_above_the_copy_budget_is_written_before_the_call_returns(directory):
     arrays = tensors(2, rows=400_000)
     with CheckpointStore(directory, 9, copy_budget=2**20, disk=SlowDisk()) as store:
-        stall_s = store.save_async(2, arrays, {"p.json": b"{}"}, {"at": 2})
+        stall_s = store.save_async(2, {}, arrays, {"p.json": b"{}"}, {"at": 2})
         for array in arrays.values():
             array[...] = -1
         store.wait()
@@ -372,16 +372,20 @@ def test_a_save_that_fails_in_the_background_is_told_by_the_next_call(directory)
     disk = FullDisk()
     disk.is_full = False
     with CheckpointStore(directory, 9, copy_budget=2**24, disk=disk) as store:
-        for ask in (lambda: save(store, 3), store.wait, lambda: store.save_async(3, {}, {}, {})):
+        for ask in (
+            lambda: save(store, 3),
+            store.wait,
+            lambda: store.save_async(3, {}, {}, {}, {}),
+        ):
             disk.is_full = True
-            store.save_async(2, tensors(2), {"p.json": b"{}"}, {"at": 2})
+            store.save_async(2, {}, tensors(2), {"p.json": b"{}"}, {"at": 2})
             with pytest.raises(SnapshotError, match=r"the last save failed.*no space left"):
                 ask()
             disk.is_full = False
         assert leftovers(directory) == []
         save(store, 4)
         disk.is_full = True
-        store.save_async(5, tensors(5), {}, {})
+        store.save_async(5, {}, tensors(5), {}, {})
         with pytest.raises(SnapshotError, match="no space left"):
             store.close()
 
@@ -391,7 +395,7 @@ def test_a_save_that_fails_in_the_background_is_told_by_the_next_call(directory)
 def test_a_second_save_in_the_background_waits_for_the_first(directory):
     with CheckpointStore(directory, 9, copy_budget=2**24, disk=SlowDisk()) as store:
         for step in (2, 3, 4):
-            store.save_async(step, tensors(step), {"p.json": b"{}"}, {"at": step})
+            store.save_async(step, {}, tensors(step), {"p.json": b"{}"}, {"at": step})
         assert state(directory) == 3
 
     assert state(directory) == 4
@@ -406,7 +410,7 @@ from tests.storage.faults import SlowDisk
 from tests.trainer.test_checkpoint import tensors
 from trainer.checkpoint import CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]), 9, copy_budget=2**26, disk=SlowDisk())
-store.save_async(2, tensors(2, 500_000), {"p.json": b"{}"}, {"at": 2})
+store.save_async(2, {}, tensors(2, 500_000), {"p.json": b"{}"}, {"at": 2})
 print("asked")
 """
 
@@ -771,7 +775,7 @@ def test_many_kills_at_random_moments_lose_no_save_that_had_returned(tmp_path):
 def test_opening_and_verifying_takes_little_more_than_the_sha256_of_the_same_bytes(tmp_path):
     table = np.random.default_rng(0).random((2**22, 16), dtype=np.float32)
     with CheckpointStore(tmp_path / "c", 1) as store:
-        path = tmp_path / "c" / store.save(1, {"weight": table}, {}, {}).name
+        path = tmp_path / "c" / store.save(1, {}, {"weight": table}, {}, {}).name
 
     def sha256() -> float:
         began = time.perf_counter()

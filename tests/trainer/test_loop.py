@@ -85,7 +85,10 @@ class Trial:
         def save(is_best: bool) -> None:
             name = f"save-{len(self.saves)}"
             with BundleWriter(self.folder, name, "checkpoint", "a", None) as writer:
-                for tensor, array in saving.tensors_of(model, optimizer).items():
+                sharded, tensors = saving.tensors_of(model, optimizer)
+                for tensor, rows in sharded.items():
+                    writer.add_tensor(tensor, rows.array)
+                for tensor, array in tensors.items():
                     writer.add_tensor(tensor, array)
                 writer.commit(saving.content_of(model, state, {}))
             self.newest = self.folder / name
@@ -133,10 +136,9 @@ class Trial:
             ).run()
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:
-        return {
-            name: np.array(array)
-            for name, array in saving.tensors_of(self.model, self.optimizer).items()
-        }
+        sharded, tensors = saving.tensors_of(self.model, self.optimizer)
+        tensors |= {name: rows.array for name, rows in sharded.items()}
+        return {name: np.array(array) for name, array in tensors.items()}
 
     def lines(self) -> list[dict[str, object]]:
         lines = read_journal(self.folder / "metrics.jsonl")
