@@ -116,6 +116,7 @@ def render_trained(console: Console, trained: dict[str, Any]) -> None:
 
     metrics = {part: Metrics.from_json(tree) for part, tree in trained["metrics"].items()}
     if metrics:
+        console.print()
         console.print(metrics_table("metrics of the best model", metrics))
     console.print(f"report  {trained['report']}", soft_wrap=True)
 
