@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import secrets
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,11 +55,11 @@ def check_release() -> None:
         )
 
 
-def prepare(*, may_make_token: bool) -> None:
+def prepare(own: Path | None) -> None:
     """Sets the environment that Ray is imported in; token authentication is always on.
 
     Raises ConfigError where it was switched off, or where there is no token. A cluster of our own
-    may have a token of its own.
+    gets a token of its own then, in the folder `own`.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -72,12 +71,12 @@ def prepare(*, may_make_token: bool) -> None:
         )
     if find_token() is not None:
         return
-    if not may_make_token:
+    if own is None:
         raise ConfigError(
             "there is no token for the cluster",
             "set RAY_AUTH_TOKEN_PATH to a file with the cluster's token",
         )
-    os.environ["RAY_AUTH_TOKEN_PATH"] = _new_token()
+    os.environ["RAY_AUTH_TOKEN_PATH"] = _new_token(own / "token")
 
 
 def find_token() -> str | None:
@@ -98,13 +97,12 @@ def find_token() -> str | None:
         ) from exc
 
 
-def _new_token() -> str:
+def _new_token(path: Path) -> str:
     """Writes a token that only this user can read; returns its path."""
-    # mkstemp makes it with mode 0600. It stays: processes of the cluster may outlive this one.
-    descriptor, path = tempfile.mkstemp(prefix="muxtable-ray-token-")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
-    return path
+    return str(path)
 
 
 def check_address(address: str) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from features.errors import ConfigError
 from launch.cluster import access
+
+logger = logging.getLogger(__name__)
 
 LOCAL = "local"
 # Our workers hold their data themselves; Ray's default is 30 % of the memory.
@@ -35,18 +39,43 @@ def find_address(address: str | None) -> str:
 
 
 @contextmanager
-def connected(address: str, num_cpus: int) -> Iterator[None]:
-    """Connects to a cluster, or starts a local one with so many CPUs.
+def connected(address: str, num_cpus: int) -> Iterator[Path]:
+    """Connects to a cluster, or starts a local one with so many CPUs; gives a folder for as long.
 
     Raises ConfigError for a release, a token or an address that cannot work.
     """
     access.check_release()
-    access.prepare(may_make_token=address == LOCAL)
+    with (
+        tempfile.TemporaryDirectory(prefix="muxtable-ray-") as folder,
+        _restored("RAY_AUTH_TOKEN_PATH"),
+    ):
+        access.prepare(Path(folder) if address == LOCAL else None)
+        _connect(address, num_cpus)
+        try:
+            yield Path(folder)
+        finally:
+            import ray
+
+            ray.shutdown()
+
+
+@contextmanager
+def _restored(name: str) -> Iterator[None]:
+    """Puts a variable of the environment back at the end."""
+    before = os.environ.get(name)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+
+
+def _connect(address: str, num_cpus: int) -> None:
     if address not in (LOCAL, "auto"):
         access.check_address(address)
     import ray
 
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    _quieten()
     own = {
         "num_cpus": num_cpus,
         "include_dashboard": False,
@@ -62,11 +91,20 @@ def connected(address: str, num_cpus: int) -> Iterator[None]:
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as exc:
         raise _translated(address, exc) from exc
-    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+
+
+def _quieten() -> None:
+    """Keeps Ray's own words to the log of --debug: ours say the same once, and on stderr."""
+    import ray._private.worker
+
+    for name, level in (("ray", logging.ERROR), ("ray.train", logging.CRITICAL)):
+        logging.getLogger(name).setLevel(level)
+
+    def to_log(data: dict[str, Any], **_: Any) -> None:
+        logger.debug("%s: %s", data["pid"], "\n".join(data["lines"]))
+
+    # What raylets report is printed on stdout, where our result stands, and there is no setting.
+    ray._private.worker.print_to_stdstream = to_log
 
 
 def _translated(address: str, error: Exception) -> Exception:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 60.0
 # For the resources of an ended group to be free again, and for dead nodes to be known.
 _SETTLE_S = 15.0
-_START_S = "60"
 _SHOWN = frozenset({"stage", "trained", "evaluated", "validated", "saved", "note"})
 
 
@@ -60,12 +58,12 @@ def train_on_cluster(order: Order, address: str | None, output: Output) -> dict[
         if where == connection.LOCAL
         else f"joining the Ray cluster at {where}"
     )
-    with connection.connected(where, order.workers):
+    with connection.connected(where, order.workers) as scratch:
         resources = worker_resources(order.job.train.device, order.workers)
         connection.refuse_too_few(order.workers, resources, where)
         # After Ray, which takes the signals for itself.
         with StopSignals() as stop, RunProgress(output) as progress:
-            return _Driver(order, resources, output, progress, stop).run()
+            return _Driver(order, resources, scratch, output, progress, stop).run()
 
 
 def worker_resources(device: str, workers: int) -> dict[str, float]:
@@ -85,12 +83,14 @@ class _Driver:
         self,
         order: Order,
         resources: dict[str, float],
+        scratch: Path,
         output: Output,
         progress: RunProgress,
         stop: Callable[[], int | None],
     ) -> None:
         self._order = order
         self._resources = resources
+        self._scratch = scratch
         self._output = output
         self._progress = progress
         self._stop = stop
@@ -183,7 +183,7 @@ class _Driver:
             run_config=ray.train.RunConfig(
                 # Ray insists on a folder; nothing of ours is in it.
                 name="ray",
-                storage_path=tempfile.mkdtemp(prefix="muxtable-ray-"),
+                storage_path=str(self._scratch),
                 failure_config=ray.train.FailureConfig(
                     max_failures=0, controller_failure_limit=1, max_preemption_failures=0
                 ),
