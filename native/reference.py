@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from native.distinct import Distinct
 from native.hashing import GOLDEN, MASK, Keys, Nulls, Rows
 from native.kernels import Bag, Optimizer, Table
 
@@ -215,6 +216,51 @@ def update(
         else:
             weight -= rate * g
     return len(sums)
+
+
+def find_distinct(matrices: Sequence[Rows], bounds: Sequence[int]) -> Distinct:
+    """Returns the distinct rows of a batch in rising order."""
+    flat = np.concatenate([rows.reshape(-1) for rows in matrices]).tolist()
+    rows = sorted(set(flat))
+    owners = [max(k for k in range(len(bounds) - 1) if bounds[k] <= row) for row in rows]
+    places = [rows.index(row) for row in flat]
+    order = sorted(range(len(flat)), key=lambda entry: (places[entry], entry))
+    starts = [sum(place < u for place in places) for u in range(len(rows) + 1)]
+    return Distinct(
+        np.array([row - bounds[k] for row, k in zip(rows, owners, strict=True)], np.int64),
+        [owners.count(k) for k in range(len(bounds) - 1)],
+        np.array(places, np.int64),
+        np.array(order, np.uint32),
+        np.array(starts, np.uint32),
+    )
+
+
+def sum_gradients(
+    distinct: Distinct,
+    rows: Rows,
+    columns: Rows,
+    bags: Sequence[Bag],
+    grad: Table,
+    outs: Sequence[Table],
+    width: int,
+) -> None:
+    """Writes the summed gradient of each distinct row."""
+    shaped = _split_places(distinct.places, [rows, *(bag[0] for bag in bags)])
+    renumbered = [(own, *bag[1:]) for own, bag in zip(shaped[1:], bags, strict=True)]
+    sums = _gradients(width, shaped[0], columns, renumbered, grad)
+    place = 0
+    for out in outs:
+        for row in out:
+            row[:] = sums[place]
+            place += 1
+
+
+def _split_places(places: Rows, matrices: Sequence[Rows]) -> list[Rows]:
+    parts, first = [], 0
+    for matrix in matrices:
+        parts.append(places[first : first + matrix.size].reshape(matrix.shape))
+        first += matrix.size
+    return parts
 
 
 def _gradients(

@@ -11,6 +11,7 @@ one rank in the batch's order and then in the order of the ranks, so a run is bi
 another one with as many ranks, for any number of threads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -22,15 +23,15 @@ from torch import Tensor
 from features.errors import ConfigError
 from features.routing import Bag, RowBatch
 from features.settings import TableSettings
-from native import kernels
-from sharding.assemble import flat_rows
+from native import distinct, kernels
 from sharding.bounds import shard_bounds
 from sharding.gradient import OneStep, check_gradient
 from sharding.ranks import Ranks
 from sharding.shard import Shard, gather
 from sharding.table import TableEngine
+from sharding.transport import Blocks, NetworkTransport, split
 
-_WIRES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ZERO = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class _Asked:
     """What a batch asked of whom."""
 
     batch: RowBatch  # its rows are places among the distinct ones
-    counts: list[int]  # distinct rows asked of each rank
-    owed: list[int]  # rows each rank asked of this one
+    distinct: distinct.Distinct
+    sizes: list[int]  # rows that each rank asked of this one
     rows: NDArray[np.int64]  # their local numbers, rank by rank
 
 
@@ -53,14 +54,19 @@ class ExchangeEngine(TableEngine):
     ) -> None:
         super().__init__(rows, width, settings, threads, torch.device("cpu"), ranks)
         self._bounds = shard_bounds(rows, ranks.world_size)
-        self._wire = _WIRES[settings.wire]
+        self._transport = NetworkTransport(ranks, width, self._bounds[1], settings.wire)
         self._shard = Shard(self.num_local_rows, width, settings, threads)
         self._tensors = self._shard.tensors()
 
     def lookup(self, batch: RowBatch) -> Tensor:
-        """Returns the vectors float32[B, W] of a batch; see `TableEngine.lookup`."""
+        """Returns the vectors float32[B, W] of a batch; see `TableEngine.lookup`.
+
+        A row outside the table is an IndexError on its rank and a LostRankError on the others.
+        """
         asked = self._ask(batch)
-        received = self._fetch(asked)
+        received = self._transport.exchange(
+            asked.sizes, asked.distinct.counts, lambda blocks: self._read(asked, blocks)
+        )
         if not torch.is_grad_enabled():
             return gather(received, asked.batch, self.num_threads)
         learning_rate = self._learning_rate
@@ -71,53 +77,46 @@ class ExchangeEngine(TableEngine):
 
     def apply_gradient(self, batch: RowBatch, gradient: Tensor) -> None:
         """Applies one optimizer step for a gradient float32[B, W] of a batch's vectors."""
-        check_gradient(gradient, batch.num_rows, batch.out_width)
-        self._update(self._ask(batch), gradient.detach(), self._learning_rate)
+        gradient = check_gradient(gradient.detach(), batch.num_rows, batch.out_width)
+        self._update(self._ask(batch), gradient, self._learning_rate)
 
     def _ask(self, batch: RowBatch) -> _Asked:
-        """Tells every owner which of its rows this batch needs."""
-        flat = flat_rows(batch)
-        if flat.size and not (flat.min() >= 0 and flat.max() < self.rows):
-            row = int(flat.min()) if flat.min() < 0 else int(flat.max())
-            raise IndexError(f"a row is {row}, the table has {self.rows} rows")
-        distinct, places = np.unique(flat, return_inverse=True)
-        ends = np.searchsorted(distinct, self._bounds)
-        counts = np.diff(ends)
-        owed = self.ranks.exchange(
-            torch.empty(len(counts), dtype=torch.int64),
-            torch.from_numpy(counts),
-            [1] * len(counts),
-            [1] * len(counts),
-        ).tolist()
-        local = distinct - np.repeat(self._bounds[:-1], counts)
-        rows = torch.empty(sum(owed), dtype=torch.int64)
-        self.ranks.exchange(rows, torch.from_numpy(local), owed, counts.tolist())
-        return _Asked(_renumbered(batch, places), counts.tolist(), owed, rows.numpy())
+        """Tells every owner which of its rows this batch needs, and learns what it owes."""
+        matrices = [batch.rows, *(bag.rows for bag in batch.bags)]
+        try:
+            found = distinct.find_distinct(matrices, self._bounds)
+        except IndexError:
+            self._transport.ask(None)
+            raise
+        numbers = self._transport.ask(split(found.rows, found.counts))
+        sizes = [len(part) for part in numbers]
+        return _Asked(_renumbered(batch, found.places), found, sizes, np.concatenate(numbers))
 
-    def _fetch(self, asked: _Asked) -> NDArray[np.float32]:
-        """Returns the distinct rows [U, width] of a batch."""
-        rows = np.empty((len(asked.rows), self.width), np.float32)
-        kernels.gather(self._shard.table, asked.rows[None], _ZERO, rows, self.num_threads)
-        received = torch.empty(sum(asked.counts), self.width, dtype=self._wire)
-        self.ranks.exchange(
-            received, torch.from_numpy(rows).to(self._wire), asked.counts, asked.owed
-        )
-        return received.float().numpy()
+    def _read(self, asked: _Asked, blocks: Sequence[Blocks]) -> None:
+        """Writes the rows that were asked of this rank."""
+        for rows, block in zip(split(asked.rows, asked.sizes), blocks, strict=True):
+            kernels.gather(self._shard.table, rows[None], _ZERO, block, self.num_threads)
 
     def _update(self, asked: _Asked, gradient: Tensor, learning_rate: float) -> None:
         batch = asked.batch
         gradient = check_gradient(gradient, batch.num_rows, batch.out_width)
-        sums = np.zeros((sum(asked.counts), self.width), np.float32)
-        if batch.num_rows:
-            bags = [(bag.rows, bag.offsets, bag.mean, bag.column) for bag in batch.bags]
-            kernels.update("sgd", sums, (), batch.rows, batch.columns, bags, gradient.numpy(), -1.0)
-        received = torch.empty(len(asked.rows), self.width, dtype=self._wire)
-        self.ranks.exchange(
-            received, torch.from_numpy(sums).to(self._wire), asked.owed, asked.counts
-        )
-        rows = RowBatch(len(asked.rows), asked.rows[None], _ZERO, (), self.width)
-        if rows.num_rows:
-            self._shard.update(rows, received.float().numpy(), learning_rate, self.step + 1)
+
+        def write(blocks: Sequence[Blocks]) -> None:
+            distinct.sum_gradients(
+                asked.distinct,
+                batch.rows,
+                batch.columns,
+                [(bag.rows, bag.offsets, bag.mean, bag.column) for bag in batch.bags],
+                gradient.numpy(),
+                blocks,
+                self.width,
+                self.num_threads,
+            )
+
+        sums = self._transport.exchange(asked.distinct.counts, asked.sizes, write)
+        if len(asked.rows):
+            owned = RowBatch(len(asked.rows), asked.rows[None], _ZERO, (), self.width)
+            self._shard.update(owned, sums, learning_rate, self.step + 1)
             if self.on_touched is not None:
                 self.on_touched(asked.rows)
         self.step += 1
@@ -136,9 +135,6 @@ class ExchangeEngine(TableEngine):
         other = type(self)(self.rows, self.width, self.settings, self.num_threads, self.ranks)
         other.copy_from(self)
         return other
-
-
-_ZERO = np.zeros(1, np.int64)
 
 
 def _renumbered(batch: RowBatch, places: NDArray[np.int64]) -> RowBatch:

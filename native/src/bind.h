@@ -63,5 +63,6 @@ void bind_hashing(nb::module_& module);
 void bind_order(nb::module_& module);
 void bind_memory(nb::module_& module);
 void bind_tables(nb::module_& module);
+void bind_distinct(nb::module_& module);
 
 }  // namespace muxtable

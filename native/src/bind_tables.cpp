@@ -6,6 +6,7 @@
 #include <nanobind/stl/optional.h>
 
 #include "bind.h"
+#include "bind_batch.h"
 #include "gather.h"
 #include "limit.h"
 #include "update.h"
@@ -15,50 +16,7 @@ namespace {
 
 using Table = Matrix<float>;
 using ConstTable = Matrix<const float>;
-using Rows = Matrix<const int64_t>;
-
 using States = nb::typed<nb::tuple, nb::object, nb::ellipsis>;
-using Bags = nb::typed<nb::list, nb::typed<nb::tuple, nb::object, nb::ellipsis>>;
-
-constexpr int64_t kMaxWidth = 1024;
-
-void require_inside(const Rows& rows, int64_t stride, int64_t table_rows, int threads,
-                    const std::string& name) {
-  const RowMatrix matrix{rows.data(), stride, length(rows, 0), length(rows, 1)};
-  const int64_t at = first_outside(matrix, table_rows, threads);
-  if (at < 0) return;
-  const int64_t l = at / matrix.n, i = at % matrix.n;
-  throw std::out_of_range(name + "[" + std::to_string(l) + ", " + std::to_string(i) + "] is " +
-                          std::to_string(matrix.rows[l * stride + i]) + ", the table has " +
-                          std::to_string(table_rows) + " rows");
-}
-
-template <typename Array>
-int64_t checked_table(const Array& table, const char* name) {
-  const int64_t width = length(table, 1);
-  require(width >= 1 && width <= kMaxWidth,
-          std::string(name) + " has width " + std::to_string(width) + ", expected 1 to 1024");
-  return matrix_stride(table, name);
-}
-
-void require_column(int64_t column, int64_t span, int64_t width, const std::string& name) {
-  if (column < 0 || column > width - span)
-    throw std::out_of_range(name + " is " + std::to_string(column) + ": " + std::to_string(span) +
-                            " floats from there leave the " + std::to_string(width) +
-                            " of a sample");
-}
-
-void require_columns(const Vector<const int64_t>& columns, int64_t width, int64_t out_width) {
-  for (int64_t l = 0; l < length(columns); ++l)
-    require_column(columns.data()[l], width, out_width, "columns[" + std::to_string(l) + "]");
-}
-
-// Offsets must start at 0 or later, never fall, and end inside the bag's rows.
-void require_offsets(const int64_t* offsets, int64_t n, int64_t num_values) {
-  bool right = offsets[0] >= 0 && offsets[n] <= num_values;
-  for (int64_t i = 0; i < n; ++i) right &= offsets[i] <= offsets[i + 1];
-  require(right, "offsets fall or leave the " + std::to_string(num_values) + " rows of the bag");
-}
 
 void gather_array(const ConstTable& table, const Rows& rows, const Vector<const int64_t>& columns,
                   const Table& out, int threads) {
@@ -155,37 +113,9 @@ int64_t update_array(int optimizer, const Table& table, const States& states, co
                                         (1 - std::pow(beta1, count)));
   }
 
-  BatchRows batch{};
-  batch.num_samples = length(grad, 0);
-  batch.rows = rows.data();
-  batch.row_stride = matrix_stride(rows, "rows");
-  batch.num_lookups = length(rows, 0);
-  batch.columns = columns.data();
-  batch.gradient_stride = matrix_stride(grad, "grad");
+  BatchRows batch = cast_batch(rows, columns, grad, task.width);
   task.gradients[0] = grad.data();
-  require(batch.num_samples <= (int64_t{1} << kScaledBit) / std::max<int64_t>(1, batch.gradient_stride),
-          "grad has more than 2^39 floats: cut the batch");
-  require_length(length(columns), batch.num_lookups, "columns");
-  if (batch.num_lookups > 0) require_length(length(rows, 1), batch.num_samples, "the inner axis of rows");
-  require_columns(columns, task.width, out_width);
-
-  struct Bag {
-    Rows rows;
-    Vector<const int64_t> offsets;
-  };
-  std::vector<Bag> kept;  // keeps the arrays alive while the step runs
-  for (const nb::handle item : bags) {
-    const auto bag = nb::cast<nb::tuple>(item, false);
-    require(bag.size() == 4, "a bag is (rows, offsets, mean, column)");
-    kept.push_back({nb::cast<Rows>(bag[0], false), nb::cast<Vector<const int64_t>>(bag[1], false)});
-    const Rows& bag_rows = kept.back().rows;
-    const Vector<const int64_t>& offsets = kept.back().offsets;
-    const int64_t column = nb::cast<int64_t>(bag[3], false);
-    require_length(length(offsets), batch.num_samples + 1, "offsets");
-    require_column(column, length(bag_rows, 0) * task.width, out_width, "column");
-    batch.bags.push_back({bag_rows.data(), matrix_stride(bag_rows, "rows"), length(bag_rows, 0),
-                          offsets.data(), nb::cast<bool>(bag[2], false), column});
-  }
+  const KeptBags kept = cast_bags(bags, task.width, out_width, batch);
 
   nb::gil_scoped_release release;
   require_inside(rows, batch.row_stride, table_rows, threads, "rows");

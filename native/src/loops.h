@@ -66,6 +66,17 @@ struct UpdateTask {
   float step_size;  // Adam: learning_rate * sqrt(1 - beta2^step) / (1 - beta1^step)
 };
 
+// The gradients of distinct rows, summed one after another.
+struct SumTask {
+  int64_t width;
+  const float* gradients[2];  // as in UpdateTask
+  const uint64_t* offsets;    // entry -> where its gradient lies, as in an entry of a bucket
+  const uint32_t* order;      // entries by distinct row
+  const uint32_t* starts;     // [rows + 1] where a distinct row's entries start in `order`
+  float* out;
+  int64_t out_stride;
+};
+
 // An entry of a bucket: its row inside the bucket in the high bits, where its gradient lies below.
 constexpr int kOffsetBits = 40;
 constexpr uint64_t kOffsetMask = (uint64_t{1} << kOffsetBits) - 1;
@@ -114,6 +125,8 @@ struct Loops {
   int64_t (*update)(const UpdateTask& task, const Buckets& buckets, const Scratch& scratch);
   // Scales `width` gradients by `scale`.
   void (*scale)(const float* in, float scale, float* out, int64_t width);
+  // Writes the sums of the distinct rows [first, last), each in the order of its entries.
+  void (*sum_gradients)(const SumTask& task, int64_t first, int64_t last);
   // The limits: what the memory gives when nothing else is done. Rows are 32 floats.
   void (*copy_rows)(const float* table, int64_t stride, const int64_t* rows, int64_t n,
                     float* out, bool streaming);

@@ -15,14 +15,16 @@
 
 #include "update.inl"
 
+#include "sum.inl"
+
 #include "limit.inl"
 
 namespace muxtable {
 namespace MUXTABLE_ISA {
 
 extern const Loops loops;
-const Loops loops = {mix,    combine,     hash,   largest,  uniform,
-                     gather, gather_bags, update, scale_row, copy_rows, change_rows, read_all};
+const Loops loops = {mix,    combine,   hash,          largest,   uniform,     gather,  gather_bags,
+                     update, scale_row, sum_gradients, copy_rows, change_rows, read_all};
 
 }  // namespace MUXTABLE_ISA
 }  // namespace muxtable

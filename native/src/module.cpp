@@ -12,4 +12,5 @@ NB_MODULE(_native, module) {
   bind_order(module);
   bind_memory(module);
   bind_tables(module);
+  bind_distinct(module);
 }
