@@ -28,6 +28,7 @@ COMMANDS = {
     "init": "init",
     "plan": "plan",
     "train": "train",
+    "submit": "submit",
     "eval": "evaluate",
     "predict": "predict",
     "lookup": "lookup",

@@ -22,7 +22,7 @@ OLDEST_RAY = (2, 55)
 _ANSWER_S = 5.0
 
 # Read by Ray when it is imported, and given on to its controller and workers.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # Seconds between looks at the workers: how soon an end or a death is noticed (default 2).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # A worker that answers no longer (default 600).
@@ -61,7 +61,7 @@ def prepare(own: Path | None) -> None:
     Raises ConfigError where it was switched off, or where there is no token. A cluster of our own
     gets a token of its own then, in the folder `own`.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
     if mode != "token":

@@ -13,9 +13,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from launch.console import Output, facts, size_text
+from launch.console import Column, Output, facts, size_text, table
 
-_PACKAGES = ("numpy", "pyarrow", "pydantic", "torch", "torchrec", "fbgemm_gpu-cpu", "fbgemm_gpu")
+_PACKAGES = (
+    "numpy",
+    "pyarrow",
+    "pydantic",
+    "torch",
+    "torchrec",
+    "fbgemm_gpu-cpu",
+    "fbgemm_gpu",
+    "ray",
+)
 
 
 def command(
@@ -23,9 +32,15 @@ def command(
     torch: Annotated[
         bool, typer.Option("--torch/--no-torch", help="Also look at torch and the table engines.")
     ] = True,
-) -> None:
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Look at every node of this Ray cluster instead."),
+    ] = None,
+) -> int | None:
     """Print versions, device, table engines (and why one is missing), memory and disk."""
     output: Output = ctx.obj
+    if address is not None:
+        return _cluster(address, output)
     document: dict[str, Any] = {
         "versions": _versions(),
         "machine": _machine(),
@@ -40,6 +55,36 @@ def command(
     for warning in document["warnings"]:
         if not output.json:
             output.warn(warning)
+    return None
+
+
+def _cluster(address: str, output: Output) -> int | None:
+    """Looks at the nodes; 1 where they cannot train together."""
+    from launch.cluster.nodes import COMPARED, disagreements, examine_cluster
+
+    nodes = examine_cluster(address)
+    warnings = disagreements(nodes)
+    columns = [
+        Column("node", right=False),
+        Column("CPUs"),
+        *map(Column, COMPARED),
+        Column("memory"),
+    ]
+    rows = [
+        (
+            node["node"],
+            node["cpus"],
+            *(node.get(name) or "none" for name in COMPARED),
+            size_text(node.get("memory_bytes", 0)),
+        )
+        for node in nodes
+    ]
+    document = {"nodes": nodes, "warnings": warnings}
+    output.result(document, lambda console: console.print(table("nodes", columns, rows)))
+    if not output.json:
+        for warning in warnings:
+            output.warn(warning)
+    return 1 if warnings else None
 
 
 def _versions() -> dict[str, str | None]:
