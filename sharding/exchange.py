@@ -11,7 +11,7 @@ one rank in the batch's order and then in the order of the ranks, so a run is bi
 another one with as many ranks, for any number of threads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -24,12 +24,15 @@ from features.errors import ConfigError
 from features.routing import Bag, RowBatch
 from features.settings import TableSettings
 from native import distinct, kernels
+from sharding import shared_memory
 from sharding.bounds import shard_bounds
 from sharding.gradient import OneStep, check_gradient
 from sharding.ranks import Ranks
 from sharding.shard import Shard, gather
 from sharding.table import TableEngine
-from sharding.transport import Blocks, NetworkTransport, split
+from sharding.transport import Blocks, Counts, NetworkTransport, Transport, split
+
+logger = logging.getLogger(__name__)
 
 _ZERO = np.zeros(1, np.int64)
 
@@ -40,8 +43,8 @@ class _Asked:
 
     batch: RowBatch  # its rows are places among the distinct ones
     distinct: distinct.Distinct
-    sizes: list[int]  # rows that each rank asked of this one
-    rows: NDArray[np.int64]  # their local numbers, rank by rank
+    rows: NDArray[np.int64]  # the local numbers all ranks asked of this one, rank by rank
+    counts: Counts  # who asked how many of whom
 
 
 class ExchangeEngine(TableEngine):
@@ -50,11 +53,17 @@ class ExchangeEngine(TableEngine):
     name: ClassVar[str] = "exchange"
 
     def __init__(
-        self, rows: int, width: int, settings: TableSettings, threads: int, ranks: Ranks
+        self,
+        rows: int,
+        width: int,
+        settings: TableSettings,
+        threads: int,
+        ranks: Ranks,
+        transport: Transport,
     ) -> None:
         super().__init__(rows, width, settings, threads, torch.device("cpu"), ranks)
         self._bounds = shard_bounds(rows, ranks.world_size)
-        self._transport = NetworkTransport(ranks, width, self._bounds[1], settings.wire)
+        self._transport = transport
         self._shard = Shard(self.num_local_rows, width, settings, threads)
         self._tensors = self._shard.tensors()
 
@@ -63,9 +72,16 @@ class ExchangeEngine(TableEngine):
 
         A row outside the table is an IndexError on its rank and a LostRankError on the others.
         """
+        return self.begin(batch)()
+
+    def begin(self, batch: RowBatch) -> Callable[[], Tensor]:
+        """Asks for the rows of a batch, and returns what gets them."""
         asked = self._ask(batch)
+        return lambda: self._fetch(asked)
+
+    def _fetch(self, asked: _Asked) -> Tensor:
         received = self._transport.exchange(
-            asked.sizes, asked.distinct.counts, lambda blocks: self._read(asked, blocks)
+            asked.counts.T, lambda blocks: self._read(asked, blocks)
         )
         if not torch.is_grad_enabled():
             return gather(received, asked.batch, self.num_threads)
@@ -88,13 +104,14 @@ class ExchangeEngine(TableEngine):
         except IndexError:
             self._transport.ask(None)
             raise
-        numbers = self._transport.ask(split(found.rows, found.counts))
-        sizes = [len(part) for part in numbers]
-        return _Asked(_renumbered(batch, found.places), found, sizes, np.concatenate(numbers))
+        numbers, counts = self._transport.ask(split(found.rows, found.counts))
+        batch = _renumbered(batch, found.places)
+        return _Asked(batch, found, np.concatenate(numbers), counts)
 
     def _read(self, asked: _Asked, blocks: Sequence[Blocks]) -> None:
         """Writes the rows that were asked of this rank."""
-        for rows, block in zip(split(asked.rows, asked.sizes), blocks, strict=True):
+        sizes = asked.counts[:, self.ranks.rank].tolist()
+        for rows, block in zip(split(asked.rows, sizes), blocks, strict=True):
             kernels.gather(self._shard.table, rows[None], _ZERO, block, self.num_threads)
 
     def _update(self, asked: _Asked, gradient: Tensor, learning_rate: float) -> None:
@@ -113,7 +130,7 @@ class ExchangeEngine(TableEngine):
                 self.num_threads,
             )
 
-        sums = self._transport.exchange(asked.distinct.counts, asked.sizes, write)
+        sums = self._transport.exchange(asked.counts, write)
         if len(asked.rows):
             owned = RowBatch(len(asked.rows), asked.rows[None], _ZERO, (), self.width)
             self._shard.update(owned, sums, learning_rate, self.step + 1)
@@ -132,7 +149,9 @@ class ExchangeEngine(TableEngine):
 
     def clone(self) -> Self:
         """Returns an engine of its own memory in the same state; it speaks to the same ranks."""
-        other = type(self)(self.rows, self.width, self.settings, self.num_threads, self.ranks)
+        other = type(self)(
+            self.rows, self.width, self.settings, self.num_threads, self.ranks, self._transport
+        )
         other.copy_from(self)
         return other
 
@@ -165,6 +184,23 @@ def create(
             f'table engine "exchange" runs on the CPU, and the device is {device}',
             'set table.engine = "torchrec", or train.device = "cpu"',
         )
-    engine = ExchangeEngine(rows, width, settings, threads, ranks)
+    transport = _transport(ranks, rows, width, settings)
+    engine = ExchangeEngine(rows, width, settings, threads, ranks, transport)
     engine._shard.fill(seed, engine.first_row)
     return engine
+
+
+def _transport(ranks: Ranks, rows: int, width: int, settings: TableSettings) -> Transport:
+    if settings.transport == "shared_memory" or (
+        settings.transport == "auto" and ranks.world_size > 1
+    ):
+        shared = shared_memory.connect(ranks, width, settings.wire)
+        if shared is not None:
+            return shared
+        if settings.transport == "shared_memory":
+            raise ConfigError(
+                'table.transport is "shared_memory", and not all ranks are on one machine',
+                'set table.transport = "network", or leave it "auto"',
+            )
+        logger.info("the ranks exchange rows over the network")
+    return NetworkTransport(ranks, width, shard_bounds(rows, ranks.world_size)[1], settings.wire)

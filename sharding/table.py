@@ -108,6 +108,11 @@ class TableEngine(ABC):
         outside the table.
         """
 
+    def begin(self, batch: RowBatch) -> Callable[[], Tensor]:
+        """Does what of a lookup needs no row, and returns the rest of it, which gives the vectors:
+        `lookup(batch)` is `begin(batch)()`. Steps of other batches may come in between."""
+        return lambda: self.lookup(batch)
+
     @abstractmethod
     def apply_gradient(self, batch: RowBatch, gradient: Tensor) -> None:
         """Applies one optimizer step for a gradient float32[B, W] of a batch's vectors."""

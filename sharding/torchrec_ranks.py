@@ -34,7 +34,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 
-from features.errors import ConfigError
+from features.errors import ConfigError, LostRankError
 from features.routing import RowBatch
 from features.settings import TableSettings
 from sharding.assemble import flat_rows
@@ -66,8 +66,7 @@ class TorchRecRanksEngine(FbgemmEngine):
     def lookup(self, batch: RowBatch) -> Tensor:
         """Returns the vectors float32[B, W] of a batch; see `TableEngine.lookup`."""
         rows, lengths = flat_rows(batch), _lengths(batch)
-        self.check_rows(rows)
-        num_bags = self._most(len(lengths))
+        num_bags = self._agree(rows, len(lengths))
         padded = np.zeros(num_bags, np.int64)
         padded[: len(lengths)] = lengths
         learning_rate = self.prepare_step() if torch.is_grad_enabled() else 0.0
@@ -98,11 +97,26 @@ class TorchRecRanksEngine(FbgemmEngine):
         )
         return EmbeddingBagCollection([config], device=torch.device("meta"))
 
-    def _most(self, num_bags: int) -> int:
-        """Returns the largest of all ranks' numbers of bags, at least 1."""
+    def _agree(self, rows: NDArray[np.int64], num_bags: int) -> int:
+        """Returns the largest of all ranks' numbers of bags, at least 1.
+
+        A row outside the table is an IndexError on its rank and a LostRankError on the others.
+        """
         counts = torch.zeros(self.ranks.world_size, dtype=torch.int64, device=self.device)
+        try:
+            self.check_rows(rows)
+        except IndexError:
+            counts[self.ranks.rank] = -1
+            self.ranks.sum(counts)
+            raise
         counts[self.ranks.rank] = num_bags
-        return max(1, int(self.ranks.sum(counts).max()))
+        self.ranks.sum(counts)
+        if int(counts.min()) < 0:
+            raise LostRankError(
+                f"rank {int(counts.argmin())} asked for a row outside the table",
+                "look at what that rank says",
+            )
+        return max(1, int(counts.max()))
 
     def _undo_division(self, gradient: Tensor) -> Tensor:
         return gradient * self.ranks.world_size if get_gradient_division() else gradient
