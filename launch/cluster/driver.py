@@ -154,7 +154,8 @@ class _Driver:
         if fit.error is None:
             outcome: dict[str, Any] = fit.value
             return outcome["signal"] if "signal" in outcome else outcome["trained"]
-        if not isinstance(fit.error, ray.train.TrainingFailedError):
+        expected = (ray.train.TrainingFailedError, ray.exceptions.RayError)
+        if not isinstance(fit.error, expected):
             raise fit.error
         return find_failure(fit.error, _reports(board), kernel_killed=kernel_kills() > kills)
 

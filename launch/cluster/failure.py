@@ -22,7 +22,13 @@ _MEMORY_FIX = (
 )
 _LOST_FIX = "look at the machine's log; the run goes on from its last checkpoint when started again"
 # What Ray says of a process that its memory monitor ended.
-_MEMORY_SIGNS = ("memory monitor", "running low on memory", "OutOfMemory", "out of memory (OOM)")
+_MEMORY_SIGNS = (
+    "out of memory issue",
+    "memory monitor",
+    "running low on memory",
+    "OutOfMemory",
+    "out of memory (OOM)",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ def find_failure(
         return _reported(said)
     died = {rank: text for rank, text in _deaths(error).items() if not _is_consequence(text)}
     for rank, text in died.items():
-        if kernel_killed or any(sign in text for sign in _MEMORY_SIGNS):
+        if kernel_killed or _is_memory(text):
             return Failure(
                 Cause.MEMORY, f"rank {rank} was ended: its machine ran out of memory", _MEMORY_FIX
             )
@@ -64,6 +70,9 @@ def find_failure(
         return Failure(Cause.LOST, f"{name} died{_detail(next(iter(died.values())))}", _LOST_FIX)
     if reports:
         return Failure(Cause.LOST, reports[0].what, reports[0].fix)
+    if _is_memory(str(error)):
+        # Of the processes on a node Ray may choose its own controller.
+        return Failure(Cause.MEMORY, "a machine of the cluster ran out of memory", _MEMORY_FIX)
     return _not_started(str(error))
 
 
@@ -83,6 +92,10 @@ def _deaths(error: Exception) -> Mapping[int, str]:
     """What Ray says of each rank."""
     failures = getattr(error, "worker_failures", {})
     return {rank: str(each) for rank, each in sorted(failures.items())}
+
+
+def _is_memory(text: str) -> bool:
+    return any(sign in text for sign in _MEMORY_SIGNS)
 
 
 def _is_consequence(text: str) -> bool:

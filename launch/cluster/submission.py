@@ -119,7 +119,9 @@ class Jobs:
             )
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        # They have levels of their own.
+        for name in ("dashboard_sdk", "job.sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
 
         self.address = address
         self._client = _translating(address, lambda: JobSubmissionClient(address))
