@@ -146,6 +146,9 @@ class TableSettings(Settings):
     torchrec (TorchRec and FBGEMM), auto (fused or exchange on a CPU, torchrec on a GPU)."""
     wire: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the exchange engine sends rows and gradients as; 16 bits halve the bytes and round."""
+    transport: Literal["auto", "network", "shared_memory"] = "auto"
+    """How the exchange engine's ranks reach each other; auto is shared memory where all of them are
+    on one machine. The table is the same bit for bit."""
     optimizer: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
     """Optimizer of the rows, applied inside the backward pass to touched rows only."""
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05

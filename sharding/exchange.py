@@ -11,6 +11,7 @@ one rank in the batch's order and then in the order of the ranks, so a run is bi
 another one with as many ranks, for any number of threads.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self

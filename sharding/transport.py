@@ -20,26 +20,32 @@ from sharding.ranks import Ranks
 Item = TypeVar("Item", bound=np.generic)
 Rows = NDArray[np.int64]
 Blocks = NDArray[np.float32]
+# counts[s, r]: rows from rank s to rank r, int64[W, W].
+Counts = NDArray[np.int64]
 # Writes the rows for each of the W ranks; a rank that asked for none gets an empty block.
 Write = Callable[[Sequence[Blocks]], None]
 
 WIRES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What a rank sends for counts when it cannot go on.
-_FAILED = -1
+FAILED = -1
 
 
 class Transport(Protocol):
-    """Both calls are collective. What they return is valid until the second next call."""
+    """Both calls are collective. What they return is valid until the next call."""
 
-    def ask(self, numbers: Sequence[Rows] | None) -> list[Rows]:
-        """Sends numbers[r] to each rank r and returns what each rank sent here.
+    def ask(self, numbers: Sequence[Rows] | None) -> tuple[list[Rows], Counts]:
+        """Sends numbers[r] to each rank r; returns what each rank sent here, and the counts.
 
+        Of the counts this rank's row and column are right; the others belong to the transport.
         None says that this rank cannot go on: the others raise LostRankError, this one returns.
         """
 
-    def exchange(self, sizes: Sequence[int], out_sizes: Sequence[int], write: Write) -> Blocks:
-        """Sends each rank r sizes[r] rows that `write` writes, and returns the out_sizes[r] rows
-        that each rank r sent here, rank by rank."""
+    def exchange(self, sizes: Counts, write: Write) -> Blocks:
+        """Sends each rank r the sizes[own, r] rows that `write` writes, and returns the
+        sizes[s, own] rows that each rank s sent here, rank by rank.
+
+        `sizes` are the counts of an `ask`, or for the way back their transpose.
+        """
 
 
 class NetworkTransport:
@@ -52,46 +58,46 @@ class NetworkTransport:
         self._wire = WIRES[wire]
         self._is_small = most_rows <= 2**32
 
-    def ask(self, numbers: Sequence[Rows] | None) -> list[Rows]:
+    def ask(self, numbers: Sequence[Rows] | None) -> tuple[list[Rows], Counts]:
         """See `Transport.ask`."""
-        ranks = self._ranks
-        ones = [1] * ranks.world_size
-        counts = [_FAILED] * ranks.world_size if numbers is None else [len(n) for n in numbers]
-        owed = ranks.exchange(
-            torch.empty(ranks.world_size, dtype=torch.int64), torch.tensor(counts), ones, ones
+        own, world_size = self._ranks.rank, self._ranks.world_size
+        sizes = [FAILED] * world_size if numbers is None else [len(part) for part in numbers]
+        ones = [1] * world_size
+        owed = self._ranks.exchange(
+            torch.empty(world_size, dtype=torch.int64), torch.tensor(sizes), ones, ones
         ).tolist()
+        counts = np.zeros((world_size, world_size), np.int64)
+        counts[own], counts[:, own] = sizes, owed
         if numbers is None:
-            return []
+            return [], counts
         refuse_failed(owed)
-        own = ranks.rank
-        flat = np.concatenate([n[: 0 if r == own else None] for r, n in enumerate(numbers)])
-        sent = flat.astype(np.uint32).view(np.int32) if self._is_small else flat
-        others, counts[own], owed[own] = torch.from_numpy(sent), 0, 0
-        received = torch.empty(sum(owed), dtype=others.dtype)
-        ranks.exchange(received, others, owed, counts)
-        asked: Rows = received.numpy()
-        if self._is_small:
-            asked = asked.view(np.uint32).astype(np.int64)
-        found = split(asked, owed)
-        found[own] = numbers[own]
-        return found
+        flat = np.concatenate([part[: 0 if r == own else None] for r, part in enumerate(numbers)])
+        sent = torch.from_numpy(flat.astype(np.uint32).view(np.int32) if self._is_small else flat)
+        sizes[own] = owed[own] = 0
+        received = self._ranks.exchange(
+            torch.empty(sum(owed), dtype=sent.dtype), sent, owed, sizes
+        ).numpy()
+        asked = received.view(np.uint32).astype(np.int64) if self._is_small else received
+        parts = split(asked, owed)
+        parts[own] = numbers[own]
+        return parts, counts
 
-    def exchange(self, sizes: Sequence[int], out_sizes: Sequence[int], write: Write) -> Blocks:
+    def exchange(self, sizes: Counts, write: Write) -> Blocks:
         """See `Transport.exchange`."""
         own = self._ranks.rank
-        rows = np.empty((sum(out_sizes), self._width), np.float32)
-        blocks = split(rows, out_sizes)
-        sizes, out_sizes = list(sizes), list(out_sizes)
-        sizes[own] = out_sizes[own] = 0
-        sent = torch.empty(sum(sizes), self._width)
-        outs = split(sent.numpy(), sizes)
-        outs[own] = blocks[own]
-        write(outs)
-        received = torch.empty(sum(out_sizes), self._width, dtype=self._wire)
-        self._ranks.exchange(received, sent.to(self._wire), out_sizes, sizes)
-        for rank, part in enumerate(torch.split(received, out_sizes)):
+        in_sizes, out_sizes = sizes[:, own].tolist(), sizes[own].tolist()
+        rows = np.empty((sum(in_sizes), self._width), np.float32)
+        parts = split(rows, in_sizes)
+        in_sizes[own] = out_sizes[own] = 0
+        sent = torch.empty(sum(out_sizes), self._width)
+        blocks = split(sent.numpy(), out_sizes)
+        blocks[own] = parts[own]
+        write(blocks)
+        received = torch.empty(sum(in_sizes), self._width, dtype=self._wire)
+        self._ranks.exchange(received, sent.to(self._wire), in_sizes, out_sizes)
+        for rank, part in enumerate(torch.split(received, in_sizes)):
             if rank != own:
-                torch.from_numpy(blocks[rank]).copy_(part)
+                torch.from_numpy(parts[rank]).copy_(part)
         return rows
 
 
@@ -103,7 +109,7 @@ def split(array: NDArray[Item], sizes: Sequence[int]) -> list[NDArray[Item]]:
 
 def refuse_failed(counts: Sequence[int]) -> None:
     """Raises LostRankError where a rank said that it cannot go on."""
-    failed = [rank for rank, count in enumerate(counts) if count == _FAILED]
+    failed = [rank for rank, count in enumerate(counts) if count == FAILED]
     if failed:
         raise LostRankError(
             f"rank {failed[0]} stopped at an error of its own before it looked its batch up",

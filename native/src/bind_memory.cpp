@@ -1,5 +1,6 @@
 #include <limits>
 
+#include "barrier.h"
 #include "bind.h"
 #include "memory.h"
 
@@ -33,6 +34,22 @@ void fill_uniform_array(const Matrix<float>& table, uint64_t key, float scale, u
                checked_threads(threads));
 }
 
+uint32_t* checked_counter(const Vector<uint32_t>& arrivals) {
+  require_length(length(arrivals), 1, "arrivals");
+  return arrivals.data();
+}
+
+void arrive_array(const Vector<uint32_t>& arrivals, uint32_t target) {
+  arrive(checked_counter(arrivals), target);
+}
+
+bool wait_for_array(const Vector<uint32_t>& arrivals, uint32_t target, int64_t spins,
+                    int64_t timeout_us) {
+  const uint32_t* const counter = checked_counter(arrivals);
+  nb::gil_scoped_release release;
+  return wait_for(counter, target, spins, timeout_us);
+}
+
 }  // namespace
 
 void bind_memory(nb::module_& module) {
@@ -41,6 +58,9 @@ void bind_memory(nb::module_& module) {
   module.def("fill_uniform", &fill_uniform_array, "table"_a.noconvert(), "key"_a, "scale"_a,
              "first_row"_a, "threads"_a);
   module.def("tune_allocator", &tune_allocator);
+  module.def("arrive", &arrive_array, "arrivals"_a.noconvert(), "target"_a);
+  module.def("wait_for", &wait_for_array, "arrivals"_a.noconvert(), "target"_a, "spins"_a,
+             "timeout_us"_a);
 }
 
 }  // namespace muxtable
