@@ -17,7 +17,7 @@ SOURCES := pyproject.toml native/CMakeLists.txt $(wildcard native/src/*)
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup native demo test check format acceptance bench sanitize stubgen docs clean
+.PHONY: setup native demo test check format acceptance bench sanitize stubgen proto docs clean
 setup: $(STAMP)
 native: $(NATIVE)
 
@@ -72,6 +72,14 @@ sanitize: native
 
 stubgen: native
 	$(BIN)/python -m nanobind.stubgen -m native._native -o native/_native.pyi
+
+# The generated classes import each other from here: `muxtable` is a module of ours, not a package.
+STUBS := serving/stubs
+proto: native
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=build --pyi_out=build proto/muxtable/v1/*.proto
+	for name in parameter admin; do for kind in py pyi; do \
+	  sed 's/^from muxtable\.v1 import/from serving.stubs import/' build/muxtable/v1/$${name}_pb2.$$kind \
+	    > $(STUBS)/$${name}_pb2.$$kind; done; done
 
 docs: native
 	$(BIN)/python -m launch.settings_page > docs/settings.md

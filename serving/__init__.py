@@ -1,0 +1,1 @@
+"""The parameter service and its client: raw ids in, vectors out."""
