@@ -38,6 +38,8 @@ def read_footer(entry: FileEntry) -> tuple[Any, Any]:
             thrift_container_size_limit=_MAX_FOOTER_ITEMS,
         )
         metadata, schema = opened.metadata, opened.schema_arrow
+    for field in schema:
+        _refuse_code(field, entry.path)
     names = schema.names
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -75,6 +77,20 @@ def _check_ends(source: Any, entry: FileEntry) -> None:
             f"{entry.path}: the file is damaged: its footer claims {length} bytes of {size}",
             WRITE_AGAIN,
         )
+
+
+def _refuse_code(field: Any, path: str) -> None:
+    """Refuses Arrow extensions of Ray: before 2.55 it ran what their metadata says (a pickle)."""
+    name = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode(errors="replace")
+    if isinstance(field.type, pa.BaseExtensionType):
+        name = field.type.extension_name
+    if name.startswith("ray."):
+        raise DataError(
+            f'{path}: column "{field.name}" has the Arrow extension "{name}", which may hold code',
+            "write the column as numbers, strings or lists",
+        )
+    for child in range(field.type.num_fields):
+        _refuse_code(field.type.field(child), path)
 
 
 def _check_counts(metadata: Any, path: str) -> None:

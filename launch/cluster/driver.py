@@ -246,4 +246,8 @@ def _here() -> Any:
 def _worker_environment() -> dict[str, str]:
     """Returns the environment of the workers, where Ray does not give it on itself."""
     names = ("OMP_WAIT_POLICY", "TORCH_SHOW_CPP_STACKTRACES", "GLOO_SOCKET_IFNAME")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    return {
+        # Set to 1 it would bring back what Ray 2.55 mended.
+        "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA": "0",
+        **{name: os.environ[name] for name in names if name in os.environ},
+    }

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from trainer.job import Job
 
 _ANSWER_S = 10.0
+# Registered by ray.data, which comes with ray.train.
+_EXTENSIONS = (
+    "ray.data.arrow_tensor",
+    "ray.data.arrow_tensor_v2",
+    "ray.data.arrow_variable_shaped_tensor",
+    "ray.data.arrow_pickled_object",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +61,7 @@ def run_rank(config: dict[str, Any]) -> dict[str, Any]:
 def _train(assignment: Assignment, rank: int) -> dict[str, Any]:
     from sharding.ranks import Ranks
 
+    _forget_extensions()
     with ExitStack() as stack:
         first: dict[str, Any] = {}
         if rank == 0:
@@ -70,6 +78,15 @@ def _train(assignment: Assignment, rank: int) -> dict[str, Any]:
             **first,
         )
     return {"signal": trained} if isinstance(trained, int) else {"trained": trained}
+
+
+def _forget_extensions() -> None:
+    """Takes Ray's types of columns out of Arrow again: with them, opening a file unpickles."""
+    import pyarrow as pa
+
+    for name in _EXTENSIONS:
+        with suppress(KeyError):
+            pa.unregister_extension_type(name)
 
 
 class _logging_to:  # noqa: N801  a context manager
