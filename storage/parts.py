@@ -4,6 +4,7 @@ A bundle may be written by several processes into one draft directory, each its 
 each gives its file names a prefix of its own, and hands `Parts` to the one that commits.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.errors import SnapshotError
 from storage.budget import ByteBudget
@@ -38,15 +40,45 @@ class Sharded:
     """Rows of a tensor that is spread over processes."""
 
     array: np.ndarray
-    """The rows from `first_row` on."""
+    """The rows from `first_row` on, or those that `picked` picks from it."""
     first_row: int
     num_rows: int
     """Rows of the whole tensor."""
+    picked: NDArray[np.int64] | None = None
+    """Which rows of `array` are meant, in this order; None means all."""
 
     @classmethod
     def whole(cls, array: np.ndarray) -> "Sharded":
         """Returns all rows of a tensor."""
         return cls(array=array, first_row=0, num_rows=array.shape[0] if array.shape else 1)
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """The shape of the rows here."""
+        return (
+            self.array.shape if self.picked is None else (len(self.picked), *self.array.shape[1:])
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows here."""
+        return math.prod(self.local_shape) * self.array.itemsize
+
+    @property
+    def nbytes_of_row(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.array.shape[1:]) * self.array.itemsize
+
+    def rows(self, first: int, count: int) -> np.ndarray:
+        """Returns some of the rows here: a view, or where they are picked a copy."""
+        if self.picked is None:
+            return self.array[first : first + count] if self.array.shape else self.array
+        return self.array[self.picked[first : first + count]]
+
+    def copy(self, first: int, count: int) -> np.ndarray:
+        """Returns a copy of some of the rows here."""
+        rows = self.rows(first, count)
+        return np.array(rows, order="C") if self.picked is None else np.ascontiguousarray(rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,14 +128,13 @@ class PartsWriter:
         Returns when they are written; with `copy`, when what is not written yet is copied, so that
         the caller may change it. A part larger than the whole copy budget is written at once.
         """
-        array = rows.array
         check_name("tensor", name)
         if name in self._tensors:
             raise SnapshotError(f'tensor "{name}" was added twice', "give each its own name")
-        dtype = dtype_name(array.dtype, name)
-        if not is_shape(rows.shape, array.dtype.itemsize):
+        dtype = dtype_name(rows.array.dtype, name)
+        if not is_shape(rows.shape, rows.array.itemsize):
             raise SnapshotError(f'tensor "{name}" has the shape {rows.shape}', "use fewer axes")
-        if array.nbytes <= min(SMALL_BYTES, self._part_bytes):
+        if rows.nbytes <= min(SMALL_BYTES, self._part_bytes):
             parts = self._add_small(name, rows)
         else:
             parts = self._add_large(name, rows, copy)
@@ -164,23 +195,27 @@ class PartsWriter:
         self._pool.shutdown(cancel_futures=True)
 
     def _add_large(self, name: str, rows: Sharded, copy: bool) -> tuple[PartEntry, ...]:
-        array = rows.array
         waiting = []
         parts = []
-        for first, count in plan_parts(array.shape, array.itemsize, self._part_bytes, name):
+        shape = rows.local_shape
+        for first, count in plan_parts(shape, rows.array.itemsize, self._part_bytes, name):
             file = self._next_file(name)
             parts.append(PartEntry(file=file, first_row=rows.first_row + first, rows=count))
-            self._reserve(200, array.nbytes)
+            self._reserve(200, rows.nbytes)
             self._raise_failed()
-            piece = array[first : first + count]
-            if copy and piece.nbytes <= self._budget.limit:
-                if not self._budget.has(piece.nbytes):
+            size = count * rows.nbytes_of_row
+            if copy and size <= self._budget.limit:
+                if not self._budget.has(size):
                     self._begin.set()
-                self._budget.take(piece.nbytes)
+                self._budget.take(size)
                 # No name for the copy: it must go when its job ends, not when the next is made.
-                self._submit_tensors(file, {name: np.array(piece, order="C")}, piece.nbytes)
+                self._submit_tensors(file, {name: rows.copy(first, count)}, size)
+            elif rows.picked is None:
+                waiting.append(self._submit_tensors(file, {name: rows.rows(first, count)}))
             else:
-                waiting.append(self._submit_tensors(file, {name: piece}))
+                # A copy outside the budget: one at a time.
+                self._begin.set()
+                self._result(self._submit_tensors(file, {name: rows.rows(first, count)}))
         if waiting:
             self._begin.set()
         for job in waiting:
@@ -188,11 +223,10 @@ class PartsWriter:
         return tuple(parts)
 
     def _add_small(self, name: str, rows: Sharded) -> tuple[PartEntry, ...]:
-        array = rows.array
-        count = array.shape[0] if array.shape else 1
+        count = rows.local_shape[0] if rows.local_shape else 1
         if count == 0 and rows.num_rows > 0:
             return ()  # a process without rows
-        is_full = sum(other.nbytes for other in self._pack.values()) + array.nbytes > min(
+        is_full = sum(other.nbytes for other in self._pack.values()) + rows.nbytes > min(
             PACK_BYTES, self._part_bytes
         )
         if self._pack and (is_full or len(self._pack) == PACK_TENSORS):
@@ -200,7 +234,7 @@ class PartsWriter:
         if not self._pack:
             self._pack_file = self._next_file("small")
         self._reserve(100, 0)
-        self._pack[name] = np.array(array, order="C")
+        self._pack[name] = rows.copy(0, count)
         return (PartEntry(file=self._pack_file, first_row=rows.first_row, rows=count),)
 
     def _flush_pack(self) -> None:

@@ -63,6 +63,13 @@ def until_all(ranks: Ranks, is_done: Callable[[], bool], has_failed: Callable[[]
             return bool(num_failed)
 
 
+def counts_of(ranks: Ranks, count: int) -> list[int]:
+    """Returns the count that each rank brings."""
+    counts = torch.zeros(ranks.world_size, dtype=torch.int64)
+    counts[ranks.rank] = count
+    return [int(each) for each in ranks.sum(counts)]
+
+
 def _described(error: BaseException) -> tuple[str, str]:
     if isinstance(error, MuxtableError):
         return error.what, error.fix

@@ -31,13 +31,15 @@ import numpy as np
 from features.errors import FirstRankError, LostRankError, MuxtableError, SnapshotError
 from sharding.ranks import Ranks
 from storage.attempts import Attempt
-from storage.bundle import Bundle, Verify
+from storage.bundle import Verify
+from storage.chain import DELTA, Checkpoint, Link
 from storage.fsops import DISK, Disk
 from storage.manifest import Parts
 from storage.parts import PartsWriter, Sharded
 from storage.pointer import Pointer, read_pointer, write_pointer
 from storage.writer import BundleWriter
 from trainer.agreement import agree, from_first, together, until_all
+from trainer.deltas import Deltas
 from trainer.latest import RECORD, CheckpointRecord, latest_checkpoint
 from trainer.retention import Retention
 from trainer.shared import check_shared, open_together
@@ -58,6 +60,8 @@ class Saved:
     name: str
     step: int
     digest: str
+    base: str | None
+    """The checkpoint it is a delta on; None for a whole one."""
     size_bytes: int
     stall_s: float
     """Seconds the caller waited."""
@@ -70,6 +74,7 @@ class _Draft:
     """A save on its way: what this rank writes of it, and on rank 0 the whole."""
 
     step: int
+    link: Link | None
     parts: PartsWriter
     whole: "_Whole | None"
     began: float
@@ -110,6 +115,8 @@ class CheckpointStore:
         self._disk = disk
         # Saves in the background speak over a group of their own.
         self._ranks = (ranks or Ranks.alone()).beside()
+        self.deltas: Deltas | None = None
+        """Where set, decides which saves hold only rows that changed; on every rank or none."""
         self._attempt: Attempt | None = None
         self._retention: Retention | None = None
         self._parent: str | None = None
@@ -139,7 +146,8 @@ class CheckpointStore:
         and `best` are rank 0's; those of the others are not looked at.
         """
         self.wait()
-        draft = self._write(step, sharded, tensors, files, content, best, copy=False)
+        link, sharded = self._choose(sharded)
+        draft = self._write(step, link, sharded, tensors, files, content, best, copy=False)
         saved = self._commit(draft)
         return replace(saved, stall_s=saved.total_s)
 
@@ -159,7 +167,8 @@ class CheckpointStore:
         """
         began = time.perf_counter()
         self.wait()
-        draft = self._write(step, sharded, tensors, files, content, best, copy=True)
+        link, sharded = self._choose(sharded)
+        draft = self._write(step, link, sharded, tensors, files, content, best, copy=True)
         stall_s = time.perf_counter() - began
         draft = replace(draft, stall_s=stall_s)
         # No daemon: a save that nobody waits for still ends before the process does.
@@ -181,20 +190,20 @@ class CheckpointStore:
             raise failure
         return saved
 
-    def latest(self, *, verify: Verify = True, fallback: bool = False) -> Bundle | None:
+    def latest(self, *, verify: Verify = True, fallback: bool = False) -> Checkpoint | None:
         """Returns the checkpoint in force; see `latest_checkpoint`.
 
         The ranks share the work of verifying it, and each checks again, by crc32, what it reads.
         """
         if self._ranks.world_size == 1:
-            bundle = latest_checkpoint(
+            found = latest_checkpoint(
                 self.directory, verify=verify, fallback=fallback, disk=self._disk
             )
         else:
-            bundle = open_together(self._ranks, self.directory, verify, fallback, self._disk)
-        if bundle is not None:
-            self._parent = bundle.digest
-        return bundle
+            found = open_together(self._ranks, self.directory, verify, fallback, self._disk)
+        if found is not None:
+            self._parent = found.digest
+        return found
 
     def close(self) -> None:
         """Waits for the save in the background and gives the directory up."""
@@ -232,9 +241,15 @@ class CheckpointStore:
         if self._attempt is not None:
             self._attempt.close()
 
+    def _choose(self, sharded: Mapping[str, Sharded]) -> tuple[Link | None, Mapping[str, Sharded]]:
+        if self.deltas is None:
+            return None, sharded
+        return self.deltas.choose(self._ranks, sharded)
+
     def _write(
         self,
         step: int,
+        link: Link | None,
         sharded: Mapping[str, Sharded],
         tensors: Mapping[str, np.ndarray],
         files: Mapping[str, bytes],
@@ -249,12 +264,12 @@ class CheckpointStore:
 
         def begin() -> str:
             nonlocal whole
-            whole = self._begin(step, content, best)
+            whole = self._begin(step, link, content, best)
             return whole.writer.directory.name
 
         name = from_first(self._ranks, begin)
         parts = whole.writer.parts if whole else self._parts(self.directory / name)
-        draft = _Draft(step=step, parts=parts, whole=whole, began=began, stall_s=0.0)
+        draft = _Draft(step=step, link=link, parts=parts, whole=whole, began=began, stall_s=0.0)
 
         def fill() -> None:
             for tensor, rows in sharded.items():
@@ -273,11 +288,14 @@ class CheckpointStore:
             raise
         return draft
 
-    def _begin(self, step: int, content: Mapping[str, Any], best: bool) -> _Whole:
+    def _begin(
+        self, step: int, link: Link | None, content: Mapping[str, Any], best: bool
+    ) -> _Whole:
         """Makes the draft, on rank 0."""
         assert self._attempt is not None and self._retention is not None  # noqa: PT018, S101
-        if RECORD in content:
-            raise SnapshotError(f'content has the key "{RECORD}"', "it is taken: use another one")
+        for key in (RECORD, DELTA):
+            if key in content:
+                raise SnapshotError(f'content has the key "{key}"', "it is taken: use another one")
         promotion = max(self._promotion, self._retention.last_promotion(self._disk)) + 1
         name = self._retention.free_name(step, self._disk)
         record = CheckpointRecord(
@@ -298,9 +316,10 @@ class CheckpointStore:
             copy_budget=self._copy_budget,
             disk=self._disk,
         )
-        return _Whole(
-            writer=writer, content={**content, RECORD: record.model_dump()}, record=record
-        )
+        own: dict[str, Any] = {RECORD: record.model_dump()}
+        if link is not None:
+            own[DELTA] = link.to_json()
+        return _Whole(writer=writer, content={**content, **own}, record=record)
 
     def _parts(self, directory: Path) -> PartsWriter:
         """Returns what another rank than 0 writes into a draft with."""
@@ -321,19 +340,23 @@ class CheckpointStore:
             raise
         said = from_first(self._ranks, lambda: self._publish(draft, others))
         name, digest, size_bytes = json.loads(said)
+        if self.deltas is not None:
+            self.deltas.committed(name, digest)
         if self._retention is not None:
             self._retention.prune(name, self._disk)
         saved = Saved(
             name=name,
             step=draft.step,
             digest=digest,
+            base=draft.link.base if draft.link else None,
             size_bytes=size_bytes,
             stall_s=draft.stall_s,
             total_s=time.perf_counter() - draft.began,
         )
         logger.info(
-            "saved %s: %.1f MB in %.2f s; training waited %.2f s",
+            "saved %s%s: %.1f MB in %.2f s; training waited %.2f s",
             saved.name,
+            f" (what changed since {saved.base})" if saved.base else "",
             saved.size_bytes / 1e6,
             saved.total_s,
             saved.stall_s or saved.total_s,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from features.errors import SnapshotError
 from storage.bundle import Bundle, Verify, open_bundle
+from storage.chain import Checkpoint, link_in, open_checkpoint
 from storage.fsops import DISK, Disk, translated
 from storage.pointer import POINTER, read_pointer
 
@@ -41,6 +42,8 @@ class Complete:
 
     record: CheckpointRecord
     parent: str | None
+    base: str | None
+    """The checkpoint it is a delta on, without which it cannot be read; None for a whole one."""
 
     @property
     def order(self) -> tuple[int, int]:
@@ -49,27 +52,27 @@ class Complete:
 
 
 # open(path, sha256 its manifest must have or None) opens a checkpoint and verifies it.
-Opener = Callable[[Path, str | None], Bundle]
+Opener = Callable[[Path, str | None], Checkpoint]
 
 
 def latest_checkpoint(
     directory: Path, *, verify: Verify = True, fallback: bool = False, disk: Disk = DISK
-) -> Bundle | None:
+) -> Checkpoint | None:
     """Returns the checkpoint that CURRENT names, None before the first; takes no lock.
 
     SnapshotError where it is not as it was written, unless `fallback` allows the newest other one
     that is, which is logged.
     """
 
-    def open_one(path: Path, digest: str | None) -> Bundle:
-        return open_bundle(path, verify, digest, disk=disk)
+    def open_one(path: Path, digest: str | None) -> Checkpoint:
+        return open_checkpoint(path, verify, digest, disk=disk)
 
     return find_latest(directory, open_one, fallback=fallback, disk=disk)
 
 
 def find_latest(
     directory: Path, open_one: Opener, *, fallback: bool = False, disk: Disk = DISK
-) -> Bundle | None:
+) -> Checkpoint | None:
     """Does what `latest_checkpoint` does, opening with `open_one`."""
     try:
         return _in_force(directory, open_one, disk)
@@ -79,12 +82,12 @@ def find_latest(
         for found in newest_first(directory, disk):
             path = directory / found.record.name
             try:
-                bundle = open_one(path, None)
+                checkpoint = open_one(path, None)
             except SnapshotError as refused:
                 logger.warning("passed over: %s", refused)
                 continue
             logger.warning('falling back to "%s" (step %d): %s', path, found.record.step, exc.what)
-            return bundle
+            return checkpoint
         raise
 
 
@@ -102,12 +105,12 @@ def _no_checkpoint(path: Path) -> SnapshotError:
     return SnapshotError(f'"{path}" is no checkpoint of a training run', "check the path")
 
 
-def _in_force(directory: Path, open_one: Opener, disk: Disk) -> Bundle | None:
+def _in_force(directory: Path, open_one: Opener, disk: Disk) -> Checkpoint | None:
     pointer = read_pointer(directory, disk=disk)
     while pointer is not None:
         try:
-            bundle = open_one(directory / pointer.name, pointer.digest)
-            checkpoint_record(bundle)
+            checkpoint = open_one(directory / pointer.name, pointer.digest)
+            checkpoint_record(checkpoint.bundle)
         except SnapshotError:
             # A run that is training may have moved on and removed it between the two calls.
             moved = read_pointer(directory, disk=disk)
@@ -115,7 +118,7 @@ def _in_force(directory: Path, open_one: Opener, disk: Disk) -> Bundle | None:
                 raise
             pointer = moved
         else:
-            return bundle
+            return checkpoint
     found = list(newest_first(directory, disk))
     # The first save of all has no parent, and its crash may leave it without a pointer.
     if any(complete.parent is not None for complete in found):
@@ -146,7 +149,10 @@ def look_at(path: Path, disk: Disk) -> Complete | None:
         with open_bundle(path, verify=False, disk=disk) as bundle:
             record = checkpoint_record(bundle)
             parent = bundle.manifest.parent
+            link = link_in(bundle)
     except SnapshotError as exc:
         logger.debug("no complete checkpoint: %s", exc)
         return None
-    return Complete(record=record, parent=parent) if record.name == path.name else None
+    if record.name != path.name:
+        return None
+    return Complete(record=record, parent=parent, base=link.base if link else None)

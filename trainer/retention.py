@@ -1,6 +1,7 @@
 """Which checkpoints of a directory stay: the newest ones, the best, and those of other lineages."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from features.errors import SnapshotError
@@ -10,6 +11,23 @@ from storage.names import temporary_path
 from trainer.latest import NAME, Complete, look_at
 
 logger = logging.getLogger(__name__)
+
+
+def kept_names(
+    complete: Sequence[Complete], current: str, keep: int, lineage: str
+) -> frozenset[str]:
+    """Returns which checkpoints stay, `current` being the one in force.
+
+    The newest `keep` and the newest that was the best, those of another lineage, and the base of
+    every delta that stays.
+    """
+    newest = sorted(complete, key=lambda found: found.order, reverse=True)
+    ours = [found.record for found in newest if found.record.lineage == lineage]
+    kept = {current, *(record.name for record in ours[:keep])}
+    kept |= {record.name for record in [each for each in ours if each.best][:1]}
+    kept |= {found.record.name for found in complete if found.record.lineage != lineage}
+    bases = {found.base for found in complete if found.base and found.record.name in kept}
+    return frozenset(kept | bases)
 
 
 class Retention:
@@ -64,21 +82,19 @@ class Retention:
         """Renames old checkpoints, so that none is seen half removed; returns the new paths."""
         doomed = []
         with self._attempt.held():
-            ours = [
-                found.record
-                for found in sorted(
-                    self._complete(disk), key=lambda found: found.order, reverse=True
-                )
-                if found.record.lineage == self._attempt.lineage
-            ]
-            best = [record.name for record in ours if record.best]
-            kept = {current, *(record.name for record in ours[: self._keep]), *best[:1]}
+            complete = self._complete(disk)
+            kept = kept_names(complete, current, self._keep, self._attempt.lineage)
+            # Deltas first: a crash must not leave one without its base.
+            doomed_names = sorted(
+                (found.base is None, found.record.name)
+                for found in complete
+                if found.record.name not in kept
+            )
             with translated("remove old checkpoints", self._directory):
-                for record in ours:
-                    if record.name not in kept:
-                        path = temporary_path(self._directory, record.name, self._attempt.token)
-                        disk.rename_new(self._directory / record.name, path)
-                        doomed.append(path)
+                for _, name in doomed_names:
+                    path = temporary_path(self._directory, name, self._attempt.token)
+                    disk.rename_new(self._directory / name, path)
+                    doomed.append(path)
                 if doomed:
                     disk.sync_directory(self._directory)
         return doomed

@@ -37,6 +37,7 @@ FREE_KEYS = frozenset(
         "data.read_threads",
         "run.checkpoint_every",
         "run.copy_budget",
+        "run.deltas",
         "run.dir",
         "run.keep",
         "run.max_failures",

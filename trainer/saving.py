@@ -18,7 +18,8 @@ from torch import Tensor
 
 from features.errors import SnapshotError, TrainingError
 from features.routing import Layout
-from storage.bundle import Bundle, open_bundle
+from storage import chain
+from storage.chain import Checkpoint
 from storage.parts import Sharded
 from trainer.dense_optimizer import DenseOptimizer
 from trainer.latest import latest_checkpoint
@@ -64,7 +65,7 @@ def content_of(model: Model, state: RunState, digests: Mapping[str, str]) -> dic
     }
 
 
-def open_checkpoint(directory: Path, which: str | int) -> Bundle:
+def open_checkpoint(directory: Path, which: str | int) -> Checkpoint:
     """Opens a checkpoint of a run for reading: "best", "last", or that of a step.
 
     Takes no part in the run: it may be training meanwhile. Raises SnapshotError where there is no
@@ -85,37 +86,37 @@ def open_checkpoint(directory: Path, which: str | int) -> Bundle:
     names = sorted(path.name for path in directory.glob("step-*"))
     for found in names:
         if found == name or found.startswith(f"{name}-"):
-            return open_bundle(directory / found)
+            return chain.open_checkpoint(directory / found)
     raise SnapshotError(
         f'"{directory}" holds no checkpoint of step {step}', f"it holds: {', '.join(names)}"
     )
 
 
-def check_digests(bundle: Bundle, digests: Mapping[str, str]) -> None:
+def check_digests(checkpoint: Checkpoint, digests: Mapping[str, str]) -> None:
     """Raises SnapshotError naming what a checkpoint was trained with and the run no longer has."""
-    saved = _object(bundle, "digests")
+    saved = _object(checkpoint, "digests")
     for name, digest in digests.items():
         if saved.get(name) != digest:
             raise SnapshotError(
-                f'"{bundle.path}" was trained with another {name} (sha256 '
+                f'"{checkpoint.path}" was trained with another {name} (sha256 '
                 f"{str(saved.get(name))[:12]}..., the run's is {digest[:12]}...)",
                 "put the run's files back as they were, or start again in a new run.dir",
             )
 
 
-def layout_in(bundle: Bundle) -> Layout:
+def layout_in(checkpoint: Checkpoint) -> Layout:
     """Returns the layout that a checkpoint was trained with."""
-    tree = _object(bundle, "layout")
-    names = [name for name in bundle.tensor_names if not name.startswith(_PREFIXES)]
-    return Layout.from_json(tree, {name: bundle.tensor(name) for name in names})
+    tree = _object(checkpoint, "layout")
+    names = [name for name in checkpoint.tensor_names if not name.startswith(_PREFIXES)]
+    return Layout.from_json(tree, {name: checkpoint.tensor(name) for name in names})
 
 
-def state_in(bundle: Bundle) -> RunState:
+def state_in(checkpoint: Checkpoint) -> RunState:
     """Returns where the run stood."""
-    return RunState.from_json(bundle.content.get("state"))
+    return RunState.from_json(checkpoint.content.get("state"))
 
 
-def restore(model: Model, bundle: Bundle, optimizer: DenseOptimizer | None) -> None:
+def restore(model: Model, checkpoint: Checkpoint, optimizer: DenseOptimizer | None) -> None:
     """Fills a model of the same layout, and its optimizers, from a checkpoint.
 
     Without `optimizer` only what predictions need is read: the engine may then have any optimizer.
@@ -123,27 +124,29 @@ def restore(model: Model, bundle: Bundle, optimizer: DenseOptimizer | None) -> N
     """
 
     def read(name: str, first: int, end: int, out: NDArray[np.float32]) -> None:
-        bundle.read_rows(f"table.{name}", first, end, out)
+        checkpoint.read_rows(f"table.{name}", first, end, out)
 
-    scalars = _object(bundle, "table")
+    scalars = _object(checkpoint, "table")
     if optimizer is None:
         scalars = {**scalars, "optimizer": model.engine.optimizer}
     model.engine.load_state(read, scalars)
     parameters = dict(model.tower.named_parameters())
     with torch.no_grad():
         for name, parameter in parameters.items():
-            saved = _tensor(bundle, f"tower.{name}")
+            saved = _tensor(checkpoint, f"tower.{name}")
             if saved.shape != parameter.shape:
                 raise SnapshotError(
-                    f'"{bundle.path}": tower parameter "{name}" has shape {list(saved.shape)}, '
+                    f'"{checkpoint.path}": tower parameter "{name}" has shape {list(saved.shape)}, '
                     f"the job's has {list(parameter.shape)}",
                     "take a checkpoint of this job",
                 )
             parameter.copy_(saved)
     if optimizer is not None:
         prefix = "optimizer."
-        names = [name for name in bundle.tensor_names if name.startswith(prefix)]
-        optimizer.load_state({name.removeprefix(prefix): _tensor(bundle, name) for name in names})
+        names = [name for name in checkpoint.tensor_names if name.startswith(prefix)]
+        optimizer.load_state(
+            {name.removeprefix(prefix): _tensor(checkpoint, name) for name in names}
+        )
 
 
 _PREFIXES = ("table.", "tower.", "optimizer.")
@@ -153,16 +156,16 @@ def _array(value: Tensor) -> NDArray[Any]:
     return value.cpu().numpy()
 
 
-def _tensor(bundle: Bundle, name: str) -> Tensor:
+def _tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     # A copy: torch has no read-only tensors, and the mapping is one.
-    return torch.from_numpy(np.array(bundle.tensor(name)))
+    return torch.from_numpy(np.array(checkpoint.tensor(name)))
 
 
-def _object(bundle: Bundle, key: str) -> dict[str, Any]:
-    tree = bundle.content.get(key)
+def _object(checkpoint: Checkpoint, key: str) -> dict[str, Any]:
+    tree = checkpoint.content.get(key)
     if not isinstance(tree, dict):
         raise SnapshotError(
-            f'"{bundle.path}" is no checkpoint of a training run: its manifest has no "{key}"',
+            f'"{checkpoint.path}" is no checkpoint of a training run: its manifest has no "{key}"',
             "give a checkpoint that `muxtable train` wrote",
         )
     return tree

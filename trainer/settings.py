@@ -81,6 +81,10 @@ class RunSettings(Settings):
     """Steps between checkpoints; one is always written at the end."""
     keep: Annotated[int, Field(ge=1, le=10_000)] = 3
     """Checkpoints kept: the newest ones, and the best."""
+    deltas: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Checkpoints in a row that hold only the rows changed since the last whole one; 0 writes all
+    whole. Costs a byte of memory a row; where more than half of the table has changed, a whole one
+    is written instead."""
     copy_budget: str = "1 GiB"
     """Memory a checkpoint may copy the table into, so that training goes on while it is written."""
     tensorboard: bool = True

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from features.errors import FirstRankError, SnapshotError
 from sharding.ranks import Ranks
-from storage.bundle import Bundle, Verify, open_bundle
+from storage.bundle import Verify
+from storage.chain import Checkpoint, open_checkpoint
 from storage.fsops import Disk, remove_quietly, replace_file, translated
 from storage.names import temporary_path
 from trainer.agreement import from_first, together
@@ -41,23 +42,23 @@ def check_shared(ranks: Ranks, directory: Path, attempt: str, disk: Disk) -> Non
 
 def open_together(
     ranks: Ranks, directory: Path, verify: Verify, fallback: bool, disk: Disk
-) -> Bundle | None:
+) -> Checkpoint | None:
     """Returns on every rank the checkpoint that rank 0 finds as `latest_checkpoint` does.
 
     With `verify` True each rank compares its share of the files with their sha256; what it reads
     is compared by crc32. A refusal by any rank is one by all.
     """
 
-    def open_one(path: Path, digest: str | None) -> Bundle:
+    def open_one(path: Path, digest: str | None) -> Checkpoint:
         _tell(ranks, "open", [path.name, digest])
         return open_share(path, digest)
 
-    def open_share(path: Path, digest: str | None) -> Bundle:
-        def work() -> Bundle:
-            bundle = open_bundle(path, verify and "lazy", digest, disk=disk)
+    def open_share(path: Path, digest: str | None) -> Checkpoint:
+        def work() -> Checkpoint:
+            checkpoint = open_checkpoint(path, verify and "lazy", digest, disk=disk)
             if verify is True:
-                bundle.check_contents(ranks.rank, ranks.world_size)
-            return bundle
+                checkpoint.check_contents(ranks.rank, ranks.world_size)
+            return checkpoint
 
         return together(ranks, work)
 
@@ -69,18 +70,18 @@ def open_together(
             raise
         _tell(ranks, "found", found is not None)
         return found
-    bundle: Bundle | None = None
+    checkpoint: Checkpoint | None = None
     while True:
         ((order, value),) = json.loads(ranks.share(None)).items()
         if order == "refused":
             what, fix = value
             raise FirstRankError(what, fix, SnapshotError.exit_code)
         if order == "found":
-            return bundle if value else None
+            return checkpoint if value else None
         name, digest = value
         # A refusal is heard by rank 0 as well, which decides what comes next.
         with suppress(FirstRankError):
-            bundle = open_share(directory / name, digest)
+            checkpoint = open_share(directory / name, digest)
 
 
 def _tell(ranks: Ranks, order: str, value: object) -> None:

@@ -18,6 +18,7 @@ from native.memory import tune_allocator
 from sharding.ranks import Ranks
 from trainer import saving
 from trainer.checkpoint import CheckpointStore
+from trainer.deltas import follow
 from trainer.dense_optimizer import DenseOptimizer
 from trainer.evaluate import evaluate
 from trainer.forecast import forecast_memory, libraries_from_here
@@ -203,6 +204,9 @@ class _Session:
         self._optimizer = DenseOptimizer(self._model.tower, job.train, self._ranks)
         if bundle is not None:
             saving.restore(self._model, bundle, self._optimizer)
+        if job.run.deltas:
+            self._store.deltas = follow(self._model.engine, job.run.deltas, bundle)
+        if bundle is not None:
             bundle.close()
         self._journal: Journal | NoJournal = NoJournal()
         if self._ranks.is_first:

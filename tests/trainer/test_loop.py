@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from features.batches import KeyBatch
 from features.errors import TrainingError
 from features.settings import TableSettings
-from storage.bundle import BundleWriter, open_bundle
+from storage.bundle import BundleWriter
+from storage.chain import open_checkpoint
 from tests.trainer.small import TABLE, FakeStream, batch, small_model
 from trainer import saving
 from trainer.dense_optimizer import DenseOptimizer
@@ -77,7 +78,7 @@ class Trial:
         optimizer = DenseOptimizer(model.tower, self.settings)
         state = RunState()
         if self.newest is not None:
-            with open_bundle(self.newest) as bundle:
+            with open_checkpoint(self.newest) as bundle:
                 state = saving.state_in(bundle)
                 saving.restore(model, bundle, optimizer)
         self.model, self.optimizer, self.state = model, optimizer, state

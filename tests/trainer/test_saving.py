@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from features.errors import SnapshotError
-from storage.bundle import BundleWriter, open_bundle
+from storage.bundle import BundleWriter
+from storage.chain import open_checkpoint
 from tests.trainer.small import TABLE, TOWER, small_model, small_optimizer
 from trainer import saving
 from trainer.state import RunState
@@ -27,7 +28,7 @@ def write(folder: Path, model=None, **changes: object):
         for name, array in tensors_of(model).items():
             bundle.add_tensor(name, array)
         bundle.commit({**saving.content_of(model, RunState(step=3), DIGESTS), **changes})
-    return open_bundle(bundle.path)
+    return open_checkpoint(bundle.path)
 
 
 def test_a_model_is_restored_bit_for_bit(tmp_path) -> None:
