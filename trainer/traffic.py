@@ -96,7 +96,7 @@ def measure_traffic(
 def exchange_id_bytes(rows: int, world_size: int) -> int:
     """Returns the bytes a row's number takes on the wire: local numbers of 32 bits where they
     suffice."""
-    return 4 if -(-rows // world_size) <= 2**31 else 8
+    return 4 if -(-rows // world_size) <= 2**32 else 8
 
 
 def _torchrec_bytes(layout: Layout, samples: int, num_rows: int, world_size: int) -> float:
