@@ -25,7 +25,7 @@ from features.routing import Layout
 from native import kernels
 from storage.bundle import Bundle, Verify, open_bundle
 from storage.codecs.base import Codec
-from storage.codecs.registry import from_json
+from storage.codecs.registry import codec_from_json
 from storage.fsops import DISK, Disk
 from storage.probes import check_probes
 from storage.snapshot_record import Record, record_in
@@ -76,7 +76,7 @@ class Snapshot:
         self.layout: Layout = Layout.from_json(
             dict(self.record.layout), _tensors(bundle, VOCABULARY_PREFIX, strip=False)
         )
-        self.codec: Codec = from_json(
+        self.codec: Codec = codec_from_json(
             dict(self.record.codec), _tensors(bundle, CODEC_PREFIX, strip=True)
         )
         _check_fit(self.record, self.layout, self.codec, bundle, where)
@@ -108,9 +108,9 @@ class Snapshot:
         """Bytes of its files without the manifest."""
         return self.bundle.size_bytes
 
-    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    def vectors(self, rows: NDArray[np.int64], threads: int = 1) -> NDArray[np.float32]:
         """Returns the decoded rows float32[n, width] of row numbers [n]."""
-        return self.codec.decode(self.rows[rows])
+        return self.codec.gather(self.rows, rows, threads=threads)
 
     def lookup(self, name: str, column: KeyColumn, threads: int = 1) -> NDArray[np.float32]:
         """Returns the vectors float32[B, lookups x width] of one feature's keys, lists pooled.
@@ -127,7 +127,7 @@ class Snapshot:
         out = np.zeros((num_samples, route.width_total), np.float32)
         if not num_samples:
             return out
-        decoded = self.vectors(rows.reshape(-1))
+        decoded = self.vectors(rows.reshape(-1), threads)
         width = self.layout.width
         if column.offsets is None:
             served = decoded.reshape(count, num_samples, width).transpose(1, 0, 2)
@@ -174,8 +174,7 @@ class Snapshot:
 
 def num_served(codec: Codec, num_lookups: int) -> int:
     """Returns how many of a feature's lookups a snapshot answers; the others are zeros."""
-    first: int | None = getattr(codec, "lookups", None)
-    return num_lookups if first is None else min(first, num_lookups)
+    return num_lookups if codec.lookups is None else min(codec.lookups, num_lookups)
 
 
 def _tensors(bundle: Bundle, prefix: str, *, strip: bool) -> dict[str, NDArray[Any]]:

@@ -5,7 +5,6 @@ manifest's attempt token is made of the checkpoint's digest. So the same checkpo
 anywhere, is the same bytes. At most a few MiB of rows are in memory at a time.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import CodecError, SnapshotError
+from features.errors import SnapshotError
 from features.routing import Layout
 from storage.attempts import make_directories
-from storage.codecs.base import Codec
+from storage.codecs.base import Codec, ErrorSum
 from storage.drafts import check_space, held, sweep
 from storage.fsops import DISK, Disk
 from storage.probes import make_probes, probe_rows, with_digests
@@ -163,18 +162,16 @@ class _Encoder:
         self._probes = make_probes(source.layout)
         self._probe_rows = probe_rows(source.layout, self._probes)
         self._kept = np.empty((len(self._probe_rows), source.codec.row_bytes), np.uint8)
-        self._squares = self._difference = self._largest = 0.0
+        self._error = ErrorSum()
 
     def blocks(self, first: int, end: int) -> Iterator[NDArray[np.uint8]]:
         """Yields the encoded rows [first, end)."""
         for low in range(first, end, self._block_rows):
             high = min(low + self._block_rows, end)
             rows = self._source.read_rows(low, high)
-            try:
-                raw = self._source.codec.encode(rows)
-            except CodecError as exc:
-                raise CodecError(f"rows {low:,} to {high - 1:,}: {exc.what}", exc.fix) from exc
-            self._measure(rows, raw)
+            raw = self._source.codec.encode(rows, self._threads, first_row=low)
+            decoded = self._source.codec.decode(raw, threads=self._threads)
+            self._error.add(rows, decoded)
             self._keep(low, high, raw)
             self._on_block(low, raw)
             yield raw
@@ -193,19 +190,12 @@ class _Encoder:
 
         Six digits: the last ones depend on how a machine adds, and the file must not.
         """
-        relative = math.sqrt(self._difference / self._squares) if self._squares else 0.0
+        error = self._error.result()
         return Deviation(
-            relative=float(f"{relative:.6g}"),
-            largest=float(f"{self._largest:.6g}"),
-            bound=self._source.codec.error_bound(),
+            relative=float(f"{error.relative:.6g}"),
+            largest=float(f"{error.largest:.6g}"),
+            bound=self._source.codec.bound,
         )
-
-    def _measure(self, rows: NDArray[np.float32], raw: NDArray[np.uint8]) -> None:
-        exact = rows.astype(np.float64)
-        difference = self._source.codec.decode(raw) - exact
-        self._squares += float(np.vdot(exact, exact))
-        self._difference += float(np.vdot(difference, difference))
-        self._largest = max(self._largest, float(np.abs(difference).max(initial=0)))
 
     def _keep(self, low: int, high: int, raw: NDArray[np.uint8]) -> None:
         begin, end = np.searchsorted(self._probe_rows, [low, high])

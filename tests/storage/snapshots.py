@@ -66,7 +66,7 @@ def source_of(table: np.ndarray, layout: Layout | None = None, codec=None, **opt
     """What a snapshot of a table is made of."""
     return Source(
         layout=layout or every_kind(),
-        codec=codec or Float32Codec(table.shape[1]),
+        codec=codec or Float32Codec(width=table.shape[1]),
         read_rows=lambda first, end: table[first:end],
         lineage=options.pop("lineage", LINEAGE),
         **options,

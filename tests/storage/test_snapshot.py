@@ -185,7 +185,7 @@ def test_a_version_that_does_not_fit_is_refused_before_it_is_written(tmp_path):
             return size // layout.rows
 
     with pytest.raises(SnapshotError, match="MB free"):
-        write_snapshot(tmp_path, VERSION, replace(huge, codec=Endless(layout.width)))
+        write_snapshot(tmp_path, VERSION, replace(huge, codec=Endless(width=layout.width)))
 
     assert names_in(tmp_path) == []
 
