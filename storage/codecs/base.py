@@ -135,7 +135,10 @@ class Codec(ABC):
         return out
 
     def error_bounds(self, rows: Values) -> NDArray[np.float64] | None:
-        """Returns for each row [n] what no value of it is off by more than; None without `bound`."""
+        """Returns for each row [n] what no value of it is off by more than; None without `bound`.
+
+        Of rows that `encode` takes.
+        """
         del rows
         return None
 
