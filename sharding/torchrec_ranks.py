@@ -16,9 +16,9 @@ done for it:
 What TorchRec says of a lost rank inside a backward pass comes as its own RuntimeError.
 """
 
-import logging
-import warnings
 from typing import Any
+
+import sharding.silence  # noqa: F401 # isort: skip
 
 import numpy as np
 import torch
@@ -168,17 +168,14 @@ def _shard(
         world_size=ranks.world_size,
         device_type=device.type,
     )
-    with warnings.catch_warnings():
-        # ShardedTensor is on its way out, and its state is kept in one all the same.
-        warnings.simplefilter("ignore", FutureWarning)
-        model = DistributedModelParallel(
-            collection,
-            env=ShardingEnv.from_process_group(ranks.group),
-            device=device,
-            plan=ShardingPlan({"": plan}),
-            sharders=[sharder],
-            init_data_parallel=False,
-        )
+    model = DistributedModelParallel(
+        collection,
+        env=ShardingEnv.from_process_group(ranks.group),
+        device=device,
+        plan=ShardingPlan({"": plan}),
+        sharders=[sharder],
+        init_data_parallel=False,
+    )
     if plan[_TABLE].compute_kernel != "fused" or not isinstance(
         model.module, ShardedEmbeddingBagCollection
     ):
@@ -196,17 +193,3 @@ def _kernel_of(model: DistributedModelParallel) -> SplitTableBatchedEmbeddingBag
         grouped.emb_module for lookup in model.module._lookups for grouped in lookup._emb_modules
     ]
     return kernel
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a record of torch is not about a function that TorchRec calls."""
-    return not record.getMessage().startswith("is_fx_tracing will return true")
-
-
-# What TorchRec 1.8 uses of torch 2.13 is on its way out, and torch says so at every use.
-logging.getLogger("torch.fx._symbolic_trace").addFilter(_is_news)
-warnings.filterwarnings(
-    "ignore",
-    r"`torch\.distributed\.(reduce_scatter|all_gather_into)_tensor` is deprecated",
-    FutureWarning,
-)
