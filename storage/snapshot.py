@@ -32,6 +32,7 @@ from storage.snapshot_record import Record, record_in
 from storage.tensors import DTYPES
 
 ROWS = "rows"
+DELTA = "snapshot_delta"
 CODEC_PREFIX = "codec."
 VOCABULARY_PREFIX = "vocabulary."
 _COPY = "take it from a copy, or use another version"
@@ -52,7 +53,7 @@ def open_snapshot(
     """
     bundle = open_bundle(path, verify, expected_digest, threads=threads, disk=disk)
     try:
-        snapshot = Snapshot(bundle)
+        snapshot = Snapshot(bundle, path)
         if verify is not False:
             snapshot.check_probes()
     except BaseException:
@@ -64,14 +65,21 @@ def open_snapshot(
 class Snapshot:
     """What a snapshot holds; arrays are read-only and stay valid after it is closed or deleted."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, path: Path) -> None:
         """Use `open_snapshot`."""
-        where = f'"{bundle.path}"'
+        where = f'"{path}"'
         if bundle.manifest.kind != "snapshot":
             raise SnapshotError(
                 f"{where} is a {bundle.manifest.kind}, no snapshot", "check the path"
             )
+        if DELTA in bundle.content:
+            raise SnapshotError(
+                f"{where} holds only what changed since another version",
+                "make the whole of it first: muxtable apply",
+            )
         self.bundle = bundle
+        self.path = path
+        """Where it lies."""
         self.record: Record = record_in(bundle.content, where)
         self.layout: Layout = Layout.from_json(
             dict(self.record.layout), _tensors(bundle, VOCABULARY_PREFIX, strip=False)
@@ -87,11 +95,6 @@ class Snapshot:
     def name(self) -> str:
         """The name of the version."""
         return self.record.name
-
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-        return self.bundle.path
 
     @property
     def digest(self) -> str:

@@ -20,8 +20,8 @@ from storage.drafts import check_space, held, sweep
 from storage.fsops import DISK, Disk
 from storage.probes import make_probes, probe_rows, with_digests
 from storage.snapshot import CODEC_PREFIX, ROWS
-from storage.snapshot_record import SNAPSHOT, Deviation, Lineage, Probe, Record, Tower
-from storage.streamed import write_streamed
+from storage.snapshot_record import SNAPSHOT, Deviation, Lineage, Record, Tower
+from storage.streamed import Blocks, write_streamed
 from storage.tensors import MAX_PART_BYTES
 from storage.versions import check_version
 from storage.writer import BundleWriter
@@ -29,6 +29,7 @@ from storage.writer import BundleWriter
 # read_rows(first, end) -> float32[end - first, width]
 ReadRows = Callable[[int, int], NDArray[np.float32]]
 OnRows = Callable[[int], None]
+OnBlock = Callable[[int, NDArray[np.uint8]], None]
 
 # Bytes of float32 rows that are encoded at a time.
 _BLOCK_BYTES = 4 << 20
@@ -83,25 +84,33 @@ def write_snapshot(
     Raises SnapshotError where a version has that name or the disk has no room, CodecError naming
     the rows that cannot be encoded.
     """
-    check_version(name)
+    make_room(parent, check_version(name), source.num_bytes, disk)
+    with (
+        BundleWriter(parent, name, "snapshot", source.attempt, disk=disk) as writer,
+        held(writer.directory, disk),
+    ):
+        digest, record = seal_snapshot(
+            writer, source, threads=threads, part_bytes=part_bytes, on_rows=on_rows
+        )
+        writer.publish()
+    return Written(
+        name=name,
+        path=parent / name,
+        digest=digest,
+        size_bytes=writer.size_bytes,
+        error=record.error,
+    )
+
+
+def make_room(parent: Path, name: str, size_bytes: int, disk: Disk = DISK) -> None:
+    """Makes a directory ready for one more bundle; SnapshotError where there is no room for it."""
     make_directories(parent, disk)
     if (parent / name).exists():
         raise SnapshotError(
             f'"{parent / name}" exists already', "nothing is overwritten: use another name"
         )
     sweep(parent, disk)
-    check_space(parent, source.num_bytes)
-    with (
-        BundleWriter(parent, name, "snapshot", source.attempt, disk=disk) as writer,
-        held(writer.directory, disk),
-    ):
-        digest, error = seal_snapshot(
-            writer, source, threads=threads, part_bytes=part_bytes, on_rows=on_rows
-        )
-        writer.publish()
-    return Written(
-        name=name, path=parent / name, digest=digest, size_bytes=writer.size_bytes, error=error
-    )
+    check_space(parent, size_bytes)
 
 
 def seal_snapshot(
@@ -111,92 +120,100 @@ def seal_snapshot(
     threads: int = 1,
     part_bytes: int = MAX_PART_BYTES,
     on_rows: OnRows = lambda _: None,
-    on_block: Callable[[int, NDArray[np.uint8]], None] = lambda _first, _raw: None,
-) -> tuple[str, Deviation]:
-    """Writes everything but the last rename; returns the digest of the manifest.
+    on_block: OnBlock = lambda _first, _raw: None,
+) -> tuple[str, Record]:
+    """Writes everything but the last rename; returns the digest of the manifest and what it says.
 
     `on_block` is told of each block of encoded rows and its first row.
     """
     layout, codec = source.layout, source.codec
-    encoder = _Encoder(source, threads, on_rows, on_block)
+    encoder = Encoder(source, threads)
+    probes = make_probes(layout)
+    wanted = probe_rows(layout, probes)
+    kept = np.empty((len(wanted), codec.row_bytes), np.uint8)
+    error = ErrorSum()
+
+    def blocks(first: int, end: int) -> Iterator[NDArray[np.uint8]]:
+        for low, high in encoder.cut(first, end):
+            rows, raw = encoder.encode(low, high)
+            error.add(rows, codec.decode(raw, threads=threads))
+            begin, stop = np.searchsorted(wanted, [low, high])
+            kept[begin:stop] = raw[wanted[begin:stop] - low]
+            on_block(low, raw)
+            yield raw
+            on_rows(high - low)
+
+    def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return codec.decode(kept[np.searchsorted(wanted, rows)])
+
+    def record() -> Record:
+        return Record(
+            name=writer.name,
+            layout=layout.to_json(),
+            codec=codec.to_json(),
+            hash_seed=layout.hash_seed,
+            rows=layout.rows,
+            width=layout.width,
+            row_bytes=codec.row_bytes,
+            probes=tuple(with_digests(layout, probes, vectors)),
+            lineage=source.lineage,
+            error=_deviation(error, codec),
+            tower=source.tower,
+        )
+
+    return seal_rows(writer, layout, codec, source.files, blocks, record, part_bytes)
+
+
+def seal_rows(
+    writer: BundleWriter,
+    layout: Layout,
+    codec: Codec,
+    files: Mapping[str, bytes],
+    blocks: Blocks,
+    record: Callable[[], Record],
+    part_bytes: int = MAX_PART_BYTES,
+) -> tuple[str, Record]:
+    """Writes a snapshot whose rows are encoded already; `record` is asked when all were written."""
     shape = (layout.rows, codec.row_bytes)
-    rows = write_streamed(writer.parts, ROWS, shape, np.dtype(np.uint8), encoder.blocks, part_bytes)
+    rows = write_streamed(writer.parts, ROWS, shape, np.dtype(np.uint8), blocks, part_bytes)
     for vocabulary, keys in layout.vocabularies().items():
         writer.add_tensor(vocabulary, keys)
     for shared, array in codec.shared().items():
         writer.add_tensor(f"{CODEC_PREFIX}{shared}", array)
-    for file, data in source.files.items():
+    for file, data in files.items():
         writer.add_file(file, data)
-    error = encoder.deviation()
-    record = Record(
-        name=writer.name,
-        layout=layout.to_json(),
-        codec=codec.to_json(),
-        hash_seed=layout.hash_seed,
-        rows=layout.rows,
-        width=layout.width,
-        row_bytes=codec.row_bytes,
-        probes=tuple(encoder.probes()),
-        lineage=source.lineage,
-        error=error,
-        tower=source.tower,
-    )
-    return writer.seal({SNAPSHOT: record.to_json()}, [rows]), error
+    said = record()
+    return writer.seal({SNAPSHOT: said.to_json()}, [rows]), said
 
 
-class _Encoder:
-    """Encodes rows in order, and on the way measures the error and keeps what probes need."""
+class Encoder:
+    """Encodes rows in blocks that are the same whoever asks.
 
-    def __init__(
-        self,
-        source: Source,
-        threads: int,
-        on_rows: OnRows,
-        on_block: Callable[[int, NDArray[np.uint8]], None],
-    ) -> None:
+    What a codec makes of a row may depend in the last bit on the rows beside it, as products of
+    matrices do.
+    """
+
+    def __init__(self, source: Source, threads: int) -> None:
         self._source = source
         self._threads = threads
-        self._on_rows = on_rows
-        self._on_block = on_block
         self._block_rows = max(1, _BLOCK_BYTES // (4 * source.layout.width))
-        self._probes = make_probes(source.layout)
-        self._probe_rows = probe_rows(source.layout, self._probes)
-        self._kept = np.empty((len(self._probe_rows), source.codec.row_bytes), np.uint8)
-        self._error = ErrorSum()
 
-    def blocks(self, first: int, end: int) -> Iterator[NDArray[np.uint8]]:
-        """Yields the encoded rows [first, end)."""
+    def cut(self, first: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yields the blocks (first row, end) that rows [first, end) are encoded in."""
         for low in range(first, end, self._block_rows):
-            high = min(low + self._block_rows, end)
-            rows = self._source.read_rows(low, high)
-            raw = self._source.codec.encode(rows, self._threads, first_row=low)
-            decoded = self._source.codec.decode(raw, threads=self._threads)
-            self._error.add(rows, decoded)
-            self._keep(low, high, raw)
-            self._on_block(low, raw)
-            yield raw
-            self._on_rows(high - low)
+            yield low, min(low + self._block_rows, end)
 
-    def probes(self) -> list[Probe]:
-        """Returns the probes with their digests, once all rows were encoded."""
+    def encode(self, low: int, high: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Returns the rows of a block, and encoded; CodecError naming a row that cannot be."""
+        rows = self._source.read_rows(low, high)
+        return rows, self._source.codec.encode(rows, self._threads, first_row=low)
 
-        def vectors(rows: NDArray[np.int64]) -> NDArray[np.float32]:
-            return self._source.codec.decode(self._kept[np.searchsorted(self._probe_rows, rows)])
 
-        return with_digests(self._source.layout, self._probes, vectors)
-
-    def deviation(self) -> Deviation:
-        """Returns what the codec changed, once all rows were encoded.
-
-        Six digits: the last ones depend on how a machine adds, and the file must not.
-        """
-        error = self._error.result()
-        return Deviation(
-            relative=float(f"{error.relative:.6g}"),
-            largest=float(f"{error.largest:.6g}"),
-            bound=self._source.codec.bound,
-        )
-
-    def _keep(self, low: int, high: int, raw: NDArray[np.uint8]) -> None:
-        begin, end = np.searchsorted(self._probe_rows, [low, high])
-        self._kept[begin:end] = raw[self._probe_rows[begin:end] - low]
+def _deviation(error: ErrorSum, codec: Codec) -> Deviation:
+    # Six digits: the last ones depend on how a machine adds, and the file must not.
+    found = error.result()
+    return Deviation(
+        relative=float(f"{found.relative:.6g}"),
+        largest=float(f"{found.largest:.6g}"),
+        bound=codec.bound,
+    )

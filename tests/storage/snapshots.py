@@ -75,8 +75,8 @@ def source_of(table: np.ndarray, layout: Layout | None = None, codec=None, **opt
 
 def write(parent: Path, table: np.ndarray, name: str = "v-0000000012", **options) -> Written:
     """Writes a snapshot of a table of `every_kind`."""
-    codec = options.pop("codec", None)
-    return write_snapshot(parent, name, source_of(table, codec=codec), **options)
+    made = {key: options.pop(key) for key in ("codec", "files") if key in options}
+    return write_snapshot(parent, name, source_of(table, **made), **options)
 
 
 def some_keys(layout: Layout, num_samples: int = 50, seed: int = 0) -> dict[str, KeyColumn]:
