@@ -24,7 +24,8 @@ import os
 import secrets
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,37 @@ _LOOK_S = 0.05
 _SPINS = 2000
 
 
+class _Lives:
+    """The processes of all ranks, to see which has ended."""
+
+    def __init__(self, processes: Sequence[int]) -> None:
+        """OSError where a process cannot be watched."""
+        self._poll = select.poll()
+        self._ranks: dict[int, int] = {}
+        for rank, process in enumerate(processes):
+            handle = os.pidfd_open(process)
+            self._ranks[handle] = rank
+            self._poll.register(handle, select.POLLIN)
+
+    def ended(self) -> int | None:
+        """Returns a rank whose process has ended."""
+        return next((self._ranks[handle] for handle, _ in self._poll.poll(0)), None)
+
+    def __del__(self) -> None:
+        for handle in self._ranks:
+            os.close(handle)
+
+
 class SharedTransport:
     """Memory that all ranks of a machine write and read."""
 
-    def __init__(self, ranks: Ranks, memory: mmap.mmap, width: int, wire: str) -> None:
-        """Collective; use `connect`."""
+    def __init__(
+        self, ranks: Ranks, memory: mmap.mmap, lives: _Lives, width: int, wire: str
+    ) -> None:
+        """Use `connect`."""
         world_size = ranks.world_size
         self._ranks = ranks
+        self._lives = lives
         self._wire = WIRES[wire]
 
         def view(dtype: Any, shape: tuple[int, ...], offset: int) -> NDArray[Any]:
@@ -83,14 +108,9 @@ class SharedTransport:
 
         self._numbers = [areas(np.int64, (self._most_rows,), turn) for turn in range(2)]
         self._inboxes = [areas(dtype, (self._most_rows, width), 2 + turn) for turn in range(2)]
-        self._asks = 0
-        self._exchanges = 0
+        self._asks = self._exchanges = 0
         spins = _SPINS if world_size <= len(os.sched_getaffinity(0)) else 0
         self._barrier = Barrier(view(np.uint32, (1,), 0), world_size, spins)
-        processes = view(np.int64, (world_size,), _PROCESSES_AT)
-        processes[ranks.rank] = os.getpid()
-        ranks.barrier()
-        self._lives = _Lives(processes.tolist())
 
     def ask(self, numbers: Sequence[Rows] | None) -> tuple[list[Rows], Counts]:
         """See `Transport.ask`."""
@@ -178,56 +198,43 @@ class SharedTransport:
             )
 
 
-class _Lives:
-    """The processes of all ranks, to see which has ended."""
-
-    def __init__(self, processes: Sequence[int]) -> None:
-        self._poll = select.poll()
-        self._ranks: dict[int, int] = {}
-        for rank, process in enumerate(processes):
-            handle = os.pidfd_open(process)
-            self._ranks[handle] = rank
-            self._poll.register(handle, select.POLLIN)
-
-    def ended(self) -> int | None:
-        """Returns a rank whose process has ended."""
-        return next((self._ranks[handle] for handle, _ in self._poll.poll(0)), None)
-
-    def __del__(self) -> None:
-        for handle in self._ranks:
-            os.close(handle)
-
-
 def connect(ranks: Ranks, width: int, wire: str) -> SharedTransport | None:
     """Returns the transport, or None on all ranks where not all of them are on one machine.
 
     Collective. Why not is logged by the rank that found out.
     """
     size = _areas_at(ranks.world_size) + 4 * ranks.world_size * _AREA_BYTES
-    handle, memory = None, None
-    try:
-        if ranks.is_first:
-            handle = _create(size)
-            token = secrets.token_bytes(_TOKEN_BYTES)
-            os.pwrite(handle, token, _TOKEN_AT)
-            told = json.dumps([os.getpid(), handle, token.hex()])
-    except (OSError, AttributeError) as exc:
-        told = json.dumps([0, 0, ""])
-        logger.info("the ranks share no memory: rank 0 gets none (%s)", exc)
-    process, place, token_text = json.loads(ranks.share(told.encode() if ranks.is_first else None))
-    try:
-        if process and handle is None:
-            handle = _open(process, place, bytes.fromhex(token_text))
-        if handle is not None:
+    memory = lives = None
+    handle, told = _create(size) if ranks.is_first else (None, b"")
+    told = ranks.share(told if ranks.is_first else None)
+    if told:
+        with _noting_why_not(ranks):
+            handle = _open(told) if handle is None else handle
             memory = mmap.mmap(handle, size)
-    except (OSError, ValueError) as exc:
-        logger.info("the ranks share no memory: rank %d cannot map it (%s)", ranks.rank, exc)
-    num_missing = int(ranks.sum(torch.tensor([0 if memory is not None else 1])))
+            processes = np.ndarray(ranks.world_size, np.int64, memory, _PROCESSES_AT)
+            processes[ranks.rank] = os.getpid()
+    if _all_have(ranks, memory):
+        with _noting_why_not(ranks):
+            lives = _Lives(processes.tolist())
+    is_ready = _all_have(ranks, lives)
     if handle is not None:
         os.close(handle)
-    if num_missing or memory is None:
+    if not is_ready or memory is None or lives is None:
         return None
-    return SharedTransport(ranks, memory, width, wire)
+    return SharedTransport(ranks, memory, lives, width, wire)
+
+
+@contextmanager
+def _noting_why_not(ranks: Ranks) -> Iterator[None]:
+    """Logs what the system refuses or does not have; the network remains."""
+    try:
+        yield
+    except (OSError, ValueError, AttributeError) as exc:
+        logger.info("the ranks share no memory: rank %d cannot (%s)", ranks.rank, exc)
+
+
+def _all_have(ranks: Ranks, thing: object) -> bool:
+    return int(ranks.sum(torch.tensor([0 if thing is not None else 1]))) == 0
 
 
 def _areas_at(world_size: int) -> int:
@@ -235,20 +242,26 @@ def _areas_at(world_size: int) -> int:
     return -(-counts_end // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
-def _create(size: int) -> int:
-    handle = os.memfd_create("muxtable")
-    try:
-        os.ftruncate(handle, size)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
+def _create(size: int) -> tuple[int | None, bytes]:
+    """Returns new memory, and what the other ranks find it by; nothing where there is none."""
+    with _noting_why_not(Ranks.alone()):
+        handle = os.memfd_create("muxtable")
+        try:
+            os.ftruncate(handle, size)
+        except OSError:
+            os.close(handle)
+            raise
+        token = secrets.token_bytes(_TOKEN_BYTES)
+        os.pwrite(handle, token, _TOKEN_AT)
+        return handle, json.dumps([os.getpid(), handle, token.hex()]).encode()
+    return None, b""
 
 
-def _open(process: int, place: int, token: bytes) -> int:
+def _open(told: bytes) -> int:
     """Opens another process's memory; OSError where it is on another machine."""
+    process, place, token = json.loads(told)
     handle = os.open(Path(f"/proc/{process}/fd/{place}"), os.O_RDWR)
-    if os.pread(handle, _TOKEN_BYTES, _TOKEN_AT) != token:
+    if os.pread(handle, _TOKEN_BYTES, _TOKEN_AT) != bytes.fromhex(token):
         os.close(handle)
         raise FileNotFoundError(f"process {process} is another one here")
     return handle
