@@ -2,6 +2,7 @@
 
 # ruff: noqa: ARG002 TorchRec names the arguments
 
+import itertools
 import warnings
 from dataclasses import dataclass
 
@@ -211,12 +212,9 @@ CASES = {
 }
 
 
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("world_size", CASES)
-def test_any_number_of_ranks_trains_the_table_of_one_process(world_size):
-    cases = CASES[world_size]
-
-    by_rank = run_ranks(world_size, train_cases, cases)
+def check_cases(world_size, cases):
+    """Holds the ranks' tables against that of one process, state by state."""
+    by_rank = run_ranks(world_size, train_cases, cases, timeout_s=900)
 
     for number, case in enumerate(cases):
         parts = [of_rank[number] for of_rank in by_rank]
@@ -231,6 +229,20 @@ def test_any_number_of_ranks_trains_the_table_of_one_process(world_size):
         assert np.abs(tables[1]["weight"] - tables[0]["weight"]).max() > 0.005
         engine = "fused" if world_size == 1 else "exchange"
         assert {part[1] for part in parts} == {engine if case.engine == "auto" else case.engine}
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("world_size", CASES)
+def test_any_number_of_ranks_trains_the_table_of_one_process(world_size):
+    check_cases(world_size, CASES[world_size])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_every_optimizer_and_width_trains_the_table_of_one_process(world_size):
+    every = itertools.product(TOLERANCES, [16, 15], [False, True])
+    check_cases(world_size, [Case(*each, replayed=True) for each in every])
 
 
 def _pipelines(ranks):
