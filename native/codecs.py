@@ -11,13 +11,25 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from native import codec_reference
+from native import _native
 from native.arrays import matrix, vector
 
 Kind = Literal["float32", "float16", "bfloat16", "int8", "int4", "int2", "float8", "binary", "pq"]
 Values = NDArray[np.float32]
 Raw = NDArray[np.uint8]
 Rows = NDArray[np.int64]
+
+_KINDS: dict[str, int] = {
+    "float32": 0,
+    "float16": 1,
+    "bfloat16": 2,
+    "int8": 3,
+    "int4": 4,
+    "int2": 5,
+    "float8": 6,
+    "binary": 7,
+    "pq": 8,
+}
 
 
 def row_bytes(kind: Kind, width: int, parts: int = 1) -> int:
@@ -38,15 +50,29 @@ def row_bytes(kind: Kind, width: int, parts: int = 1) -> int:
 
 def first_unfit(rows: Values, limit: float, threads: int = 1) -> int:
     """Returns the first row with a value that is not finite or beyond +-limit, or -1."""
-    del threads
-    return codec_reference.first_unfit(matrix(rows, np.float32, "rows"), limit)
+    return _native.first_unfit(matrix(rows, np.float32, "rows"), limit, threads)
 
 
 def encode(kind: Kind, rows: Values, out: Raw, threads: int = 1) -> None:
-    """Writes the coded rows [n, b] of float32 rows [n, w]; not for pq. Values must be finite."""
-    del threads
-    codec_reference.encode(
-        kind, matrix(rows, np.float32, "rows"), matrix(out, np.uint8, "out", write=True)
+    """Writes the coded rows [n, b] of finite rows [n, w]; `encode_pq` is that of pq.
+
+    The bytes a row of `out` has say how many planes binary writes.
+    """
+    _native.encode(
+        _KINDS[kind],
+        matrix(rows, np.float32, "rows"),
+        matrix(out, np.uint8, "out", write=True),
+        threads,
+    )
+
+
+def encode_pq(codebook: Values, rows: Values, out: Raw, threads: int = 1) -> None:
+    """Writes the nearest entries [n, M] of a codebook [M, 256, w / M], the first among equals."""
+    _native.encode_pq(
+        codebook,
+        matrix(rows, np.float32, "rows"),
+        matrix(out, np.uint8, "out", write=True),
+        threads,
     )
 
 
@@ -54,11 +80,12 @@ def decode(
     kind: Kind, raw: Raw, out: Values, threads: int = 1, codebook: Values | None = None
 ) -> None:
     """Writes the values [n, w] of coded rows [n, b]; pq needs its codebook [M, 256, w / M]."""
-    del threads
-    codec_reference.decode(
-        kind,
+    _native.decode(
+        _KINDS[kind],
         matrix(raw, np.uint8, "raw"),
+        None,
         matrix(out, np.float32, "out", write=True),
+        threads,
         codebook,
     )
 
@@ -72,40 +99,32 @@ def gather_decode(
     codebook: Values | None = None,
 ) -> None:
     """Writes the values of coded rows: out[i] = decoded table[rows[i]]."""
-    del threads
-    codec_reference.gather_decode(
-        kind,
+    _native.decode(
+        _KINDS[kind],
         matrix(table, np.uint8, "table"),
         vector(rows, np.int64, "rows"),
         matrix(out, np.float32, "out", write=True),
+        threads,
         codebook,
     )
 
 
 def gather_raw(table: Raw, rows: Rows, out: Raw, threads: int = 1) -> None:
     """Copies coded rows: out[i] = table[rows[i]]."""
-    del threads
-    codec_reference.gather_raw(
+    _native.gather_raw(
         matrix(table, np.uint8, "table"),
         vector(rows, np.int64, "rows"),
         matrix(out, np.uint8, "out", write=True),
-    )
-
-
-def encode_pq(codebook: Values, rows: Values, out: Raw, threads: int = 1) -> None:
-    """Writes the nearest entries [n, M] of a codebook [M, 256, w / M], the first among equals."""
-    del threads
-    codec_reference.encode_pq(
-        codebook, matrix(rows, np.float32, "rows"), matrix(out, np.uint8, "out", write=True)
+        threads,
     )
 
 
 def affine(rows: Values, weights: Values, offset: Values, out: Values, threads: int = 1) -> None:
     """Writes offset[w] + rows[n, k] @ weights[k, w], summed from the first column to the last."""
-    del threads
-    codec_reference.affine(
+    _native.affine(
         matrix(rows, np.float32, "rows"),
         matrix(weights, np.float32, "weights"),
         vector(offset, np.float32, "offset"),
         matrix(out, np.float32, "out", write=True),
+        threads,
     )

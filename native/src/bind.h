@@ -64,5 +64,6 @@ void bind_order(nb::module_& module);
 void bind_memory(nb::module_& module);
 void bind_tables(nb::module_& module);
 void bind_distinct(nb::module_& module);
+void bind_codecs(nb::module_& module);
 
 }  // namespace muxtable

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "codec_loops.h"
+
 namespace muxtable {
 
 // An optimizer of the table; the numbers are those of native/kernels.py.
@@ -132,6 +134,7 @@ struct Loops {
                     float* out, bool streaming);
   void (*change_rows)(float* table, int64_t stride, const int64_t* rows, int64_t n);
   float (*read_all)(const float* data, int64_t n);
+  CodecLoops codecs;
 };
 
 // Outputs of more bytes are written around the caches: about what the largest caches hold.

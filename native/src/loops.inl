@@ -19,12 +19,17 @@
 
 #include "limit.inl"
 
+#include "codecs.inl"
+
+#include "encode.inl"
+
 namespace muxtable {
 namespace MUXTABLE_ISA {
 
 extern const Loops loops;
 const Loops loops = {mix,    combine,   hash,          largest,   uniform,     gather,  gather_bags,
-                     update, scale_row, sum_gradients, copy_rows, change_rows, read_all};
+                     update, scale_row, sum_gradients, copy_rows, change_rows, read_all,
+                     {largest_bits, encode, encode_pq, decode, copy_coded, affine}};
 
 }  // namespace MUXTABLE_ISA
 }  // namespace muxtable

@@ -13,4 +13,5 @@ NB_MODULE(_native, module) {
   bind_memory(module);
   bind_tables(module);
   bind_distinct(module);
+  bind_codecs(module);
 }
