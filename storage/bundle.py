@@ -22,11 +22,11 @@ import numpy as np
 
 from features.errors import SnapshotError
 from storage.digests import CRC_BYTES, decode_crcs, num_crcs
-from storage.fsops import DISK, Disk, translated
+from storage.fsops import DISK, Disk
 from storage.manifest import FileEntry, Manifest, PartEntry, TensorEntry, decode_manifest
-from storage.mapping import Mapping, can_join, page_start
-from storage.members import Members
+from storage.members import DirectoryMembers, Members, Range
 from storage.names import MANIFEST, TENSOR_SUFFIX
+from storage.places import ObjectPath, Place
 from storage.tensors import DTYPES, Layout, header_size, parse_header
 from storage.writer import BundleWriter
 
@@ -37,7 +37,7 @@ _COPY = "take it from a copy, or use another checkpoint or snapshot"
 
 
 def open_bundle(
-    path: Path,
+    path: Place,
     verify: Verify = True,
     expected_digest: str | None = None,
     *,
@@ -48,7 +48,7 @@ def open_bundle(
 
     `expected_digest` is the sha256 its manifest must have, from the pointer that named it.
     """
-    members = Members(path, disk)
+    members = _members(path, disk)
     try:
         data = members.manifest()
         digest = hashlib.sha256(data).hexdigest()
@@ -81,12 +81,22 @@ class Bundle:
         self._tensors = {entry.name: entry for entry in manifest.tensors}
         self._crcs = {} if verify is False else {f.name: decode_crcs(f.crc32) for f in self.files}
         self._touched = {name: bytearray(len(crcs)) for name, crcs in self._crcs.items()}
-        self._layouts = self._read_headers()
+        self._expected = self._tensors_of_files()
+        self._layouts: dict[tuple[str, str], Layout] = {}
+        if members.reads_headers_ahead:
+            for file in self._expected:
+                self._read_layouts(file)
+
+    @property
+    def place(self) -> Place:
+        """Where it lies."""
+        return self._members.path
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
-        return self._members.path
+        """The directory it is; only for a bundle in a file system."""
+        assert isinstance(self.place, Path)  # noqa: S101
+        return self.place
 
     @property
     def content(self) -> dict[str, Any]:
@@ -113,7 +123,9 @@ class Bundle:
         entry = self._tensors.get(name)
         if entry is None:
             known = ", ".join(self.tensor_names[:20]) or "none"
-            raise SnapshotError(f'"{self.path}" has no tensor "{name}"', f"tensors it has: {known}")
+            raise SnapshotError(
+                f'"{self.place}" has no tensor "{name}"', f"tensors it has: {known}"
+            )
         return entry
 
     def tensor(self, name: str) -> np.ndarray:
@@ -123,9 +135,13 @@ class Bundle:
         ours cuts so unless rows are larger than 64 KiB) is it copied into memory.
         """
         entry = self.entry(name)
-        layouts = [self._layouts[part.file, name] for part in entry.parts]
-        if can_join([(layout.offset, layout.size_bytes) for layout in layouts]):
-            return self._map(layouts, entry.parts).view(layouts[0].dtype).reshape(entry.shape)
+        layouts = [self._layout(part.file, name) for part in entry.parts]
+        ranges = [
+            (part.file, layout.offset, layout.size_bytes)
+            for part, layout in zip(entry.parts, layouts, strict=True)
+        ]
+        if self._members.can_join(ranges):
+            return self._array(ranges).view(layouts[0].dtype).reshape(entry.shape)
         joined = np.concatenate([array for _, array in self.parts(name)])
         joined.flags.writeable = False
         return joined
@@ -134,8 +150,9 @@ class Bundle:
         """Returns (first row, rows) of each part of a tensor, mapped without a copy."""
         arrays = []
         for part in self.entry(name).parts:
-            layout = self._layouts[part.file, name]
-            array = self._map([layout], [part]).view(layout.dtype).reshape(layout.shape)
+            layout = self._layout(part.file, name)
+            data = self._array([(part.file, layout.offset, layout.size_bytes)])
+            array = data.view(layout.dtype).reshape(layout.shape)
             arrays.append((part.first_row, array))
         return arrays
 
@@ -177,13 +194,14 @@ class Bundle:
         if entry is None or name.endswith(TENSOR_SUFFIX):
             known = [f.name for f in self.files if not f.name.endswith(TENSOR_SUFFIX)]
             raise SnapshotError(
-                f'"{self.path}" has no file "{name}"', f"files it has: {', '.join(known) or 'none'}"
+                f'"{self.place}" has no file "{name}"',
+                f"files it has: {', '.join(known) or 'none'}",
             )
         data = bytearray(entry.size)
         with self._members.opened(name) as descriptor:
             self._members.read(descriptor, name, memoryview(data), 0)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise SnapshotError(f'"{self.path / name}" is damaged: its sha256 is another', _COPY)
+            raise SnapshotError(f'"{self.place / name}" is damaged: its sha256 is another', _COPY)
         return bytes(data)
 
     def check_contents(self, turn: int = 0, turns: int = 1, threads: int | None = None) -> None:
@@ -206,20 +224,27 @@ class Bundle:
     ) -> None:
         self.close()
 
-    def _read_headers(self) -> dict[tuple[str, str], Layout]:
+    def _tensors_of_files(self) -> dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]]:
+        """Returns what each tensor file holds by the manifest."""
         expected: dict[str, dict[str, tuple[np.dtype, tuple[int, ...]]]] = {}
         for tensor in self.manifest.tensors:
             for part in tensor.parts:
                 shape = tensor.part_shape(part)
                 expected.setdefault(part.file, {})[tensor.name] = (DTYPES[tensor.dtype], shape)
-        layouts = {}
-        for file, tensors in expected.items():
-            where = f'"{self.path / file}"'
-            found = self._read_header(file, where)
-            if {layout.name: (layout.dtype, layout.shape) for layout in found} != tensors:
-                raise SnapshotError(f"{where} does not hold the tensors of the manifest", _COPY)
-            layouts.update({(file, layout.name): layout for layout in found})
-        return layouts
+        return expected
+
+    def _layout(self, file: str, tensor: str) -> Layout:
+        if (file, tensor) not in self._layouts:
+            self._read_layouts(file)
+        return self._layouts[file, tensor]
+
+    def _read_layouts(self, file: str) -> None:
+        where = f'"{self.place / file}"'
+        found = self._read_header(file, where)
+        tensors = {layout.name: (layout.dtype, layout.shape) for layout in found}
+        if tensors != self._expected[file]:
+            raise SnapshotError(f"{where} does not hold the tensors of the manifest", _COPY)
+        self._layouts.update({(file, layout.name): layout for layout in found})
 
     def _read_header(self, file: str, where: str) -> list[Layout]:
         size = self._files[file].size
@@ -230,35 +255,26 @@ class Bundle:
             self._members.read(descriptor, file, memoryview(header), 0)
         return parse_header(bytes(header), size, where)
 
-    def _map(self, layouts: Sequence[Layout], parts: Sequence[PartEntry]) -> np.ndarray:
-        """Maps arrays one behind the other; the first may begin inside a page."""
-        lead = layouts[0].offset - page_start(layouts[0].offset)
-        mapping = Mapping(lead + sum(layout.size_bytes for layout in layouts))
-        for layout, part in zip(layouts, parts, strict=True):
-            offset, size = layout.offset, layout.size_bytes
-            with self._members.opened(part.file) as descriptor:
-                self._check_range(descriptor, part.file, offset, size)
-                with translated("map a file", self.path):
-                    if mapping.size_done == 0:
-                        mapping.add(descriptor, offset - lead, size + lead)
-                    else:
-                        mapping.add(descriptor, offset, size)
-        return mapping.array()[lead:]
+    def _array(self, ranges: Sequence[Range]) -> np.ndarray:
+        """Returns the bytes of ranges one behind the other, mapped where the place allows it."""
+        if self._is_lazy:
+            for file, offset, size in ranges:
+                self._check_range(file, offset, size)
+        return self._members.array(ranges)
 
-    def _check_range(self, descriptor: int, file: str, offset: int, size: int) -> None:
-        """In lazy mode, compares the untouched MiBs of a range with their crc32."""
-        if not self._is_lazy:
-            return
+    def _check_range(self, file: str, offset: int, size: int) -> None:
+        """Compares the untouched MiBs of a range with their crc32."""
         buffer = memoryview(bytearray(min(CRC_BYTES, self._files[file].size)))
-        for block in range(offset // CRC_BYTES, num_crcs(offset + size)):
-            if not self._touched[file][block]:
-                piece = buffer[: self._block_size(file, block)]
-                self._members.read(descriptor, file, piece, block * CRC_BYTES)
-                self._check_block(file, block, piece)
+        with self._members.opened(file) as descriptor:
+            for block in range(offset // CRC_BYTES, num_crcs(offset + size)):
+                if not self._touched[file][block]:
+                    piece = buffer[: self._block_size(file, block)]
+                    self._members.read(descriptor, file, piece, block * CRC_BYTES)
+                    self._check_block(file, block, piece)
 
     def _read_part(self, entry: TensorEntry, part: PartEntry, first: int, out: np.ndarray) -> None:
         """Reads rows of a part from `first` on, a MiB at a time; rows may lie across two."""
-        layout = self._layouts[part.file, entry.name]
+        layout = self._layout(part.file, entry.name)
         row_bytes = entry.row_bytes
         row_values = math.prod(entry.shape[1:])
         begin = layout.offset + first * row_bytes
@@ -295,8 +311,17 @@ class Bundle:
     def _check_block(self, file: str, block: int, data: memoryview) -> None:
         if zlib.crc32(data) != self._crcs[file][block]:
             raise SnapshotError(
-                f'"{self.path / file}" is damaged: the crc32 of MiB {block} is not the one in the'
+                f'"{self.place / file}" is damaged: the crc32 of MiB {block} is not the one in the'
                 " manifest",
                 _COPY,
             )
         self._touched[file][block] = 1
+
+
+def _members(path: Place, disk: Disk) -> Members:
+    if isinstance(path, ObjectPath):
+        # Loaded where it is needed: pyarrow's part for S3 takes a while to start.
+        from storage.object_members import ObjectMembers
+
+        return ObjectMembers(path)
+    return DirectoryMembers(path, disk)

@@ -30,6 +30,7 @@ from storage.bundle import Bundle, Verify, open_bundle
 from storage.fsops import DISK, Disk
 from storage.manifest import FileEntry, Manifest, TensorEntry
 from storage.names import is_name
+from storage.places import Place
 
 DELTA = "delta"
 ROWS = "delta.rows"
@@ -68,7 +69,7 @@ def link_in(bundle: Bundle) -> Link | None:
         if (
             isinstance(base, str)
             and is_name("bundle", base)
-            and base != bundle.path.name
+            and base != bundle.place.name
             and isinstance(digest, str)
             and is_name("digest", digest)
             and type(tree["number"]) is int
@@ -77,11 +78,11 @@ def link_in(bundle: Bundle) -> Link | None:
             and all(isinstance(name, str) for name in tensors)
         ):
             return Link(base=base, digest=digest, number=tree["number"], tensors=tuple(tensors))
-    raise SnapshotError(f'"{bundle.path}" does not say soundly what it is a delta on', _COPY)
+    raise SnapshotError(f'"{bundle.place}" does not say soundly what it is a delta on', _COPY)
 
 
 def open_checkpoint(
-    path: Path,
+    path: Place,
     verify: Verify = True,
     expected_digest: str | None = None,
     *,
@@ -125,8 +126,13 @@ class Checkpoint:
             self._check(base)
 
     @property
-    def path(self) -> Path:
+    def place(self) -> Place:
         """Where it lies."""
+        return self.bundle.place
+
+    @property
+    def path(self) -> Path:
+        """The directory it is; only for one in a file system."""
         return self.bundle.path
 
     @property
@@ -223,7 +229,7 @@ class Checkpoint:
 
     def _check(self, base: Bundle) -> None:
         """Raises SnapshotError where delta and base do not fit each other."""
-        where = f'"{self.path}" and its base "{base.path.name}"'
+        where = f'"{self.place}" and its base "{base.place.name}"'
         if link_in(base) is not None:
             raise SnapshotError(f"{where}: the base is no whole checkpoint", _COPY)
         rows = self.bundle.entry(ROWS)
@@ -252,7 +258,7 @@ class Checkpoint:
                 rows = self.bundle.read_rows(ROWS, at, stop).astype(np.int64)
                 if rows[0] <= last or rows[-1] >= end or (np.diff(rows) <= 0).any():
                     raise SnapshotError(
-                        f'"{self.path}": {ROWS} is not in order at place {at:,}', _COPY
+                        f'"{self.place}": {ROWS} is not in order at place {at:,}', _COPY
                     )
                 last = int(rows[-1])
                 blocks.append((at, rows))

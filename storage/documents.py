@@ -19,11 +19,16 @@ _CHECK = "check"
 
 def write_document(path: Path, fields: Mapping[str, Any], attempt: str, disk: Disk) -> None:
     """Makes `path` hold these fields; at every moment it is the old document or the new one."""
-    document = dict(fields)
-    document[_CHECK] = zlib.crc32(canonical.encode(document))
     temporary = temporary_path(path.parent, path.name.lower().lstrip("."), attempt)
     with translated(f"write {path.name}", path.parent):
-        replace_file(disk, path, canonical.encode(document), temporary)
+        replace_file(disk, path, encode_document(fields), temporary)
+
+
+def encode_document(fields: Mapping[str, Any]) -> bytes:
+    """Returns the bytes of a document with these fields."""
+    document = dict(fields)
+    document[_CHECK] = zlib.crc32(canonical.encode(document))
+    return canonical.encode(document)
 
 
 def read_document(path: Path, keys: Set[str], fix: str, disk: Disk) -> dict[str, Any] | None:
@@ -34,14 +39,21 @@ def read_document(path: Path, keys: Set[str], fix: str, disk: Disk) -> dict[str,
     data = _read(path, disk)
     if data is None:
         return None
+    return decode_document(data, f'"{path}"', keys, fix)
+
+
+def decode_document(data: bytes, where: str, keys: Set[str], fix: str) -> dict[str, Any]:
+    """Returns the fields of a document's bytes; raises as `read_document`."""
+    if len(data) > MAX_BYTES:
+        raise SnapshotError(f"{where} has {len(data):,} bytes; at most {MAX_BYTES:,} are read", fix)
     try:
-        document = canonical.decode(data, f'"{path}"')
+        document = canonical.decode(data, where)
     except SnapshotError as exc:
         raise SnapshotError(exc.what, fix) from exc
     if not isinstance(document, dict) or document.keys() != keys | {_CHECK}:
-        raise SnapshotError(f'"{path}" has other keys than it should', fix)
+        raise SnapshotError(f"{where} has other keys than it should", fix)
     if document.pop(_CHECK) != zlib.crc32(canonical.encode(document)):
-        raise SnapshotError(f'"{path}" is damaged: its crc32 is another', fix)
+        raise SnapshotError(f"{where} is damaged: its crc32 is another", fix)
     return document
 
 

@@ -160,7 +160,7 @@ def _renameat2_noreplace(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def translated(action: str, directory: Path) -> Iterator[None]:
+def translated(action: str, directory: object) -> Iterator[None]:
     """Turns an OSError inside into a SnapshotError: `action` failed in `directory`."""
     try:
         yield

@@ -5,18 +5,23 @@ import stat
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from features.errors import SnapshotError
 from storage.canonical import read_small
 from storage.digests import check_sha256
 from storage.fsops import Disk, read_all, translated
 from storage.manifest import MAX_MANIFEST_BYTES, FileEntry
+from storage.mapping import Mapping, can_join, page_start
 from storage.names import MANIFEST
+from storage.places import Place
 
 _MAX_THREADS = 4
-_COPY = "take it from a copy, or use another checkpoint or snapshot"
+COPY = "take it from a copy, or use another checkpoint or snapshot"
 _ODD_KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a directory",
@@ -25,12 +30,53 @@ _ODD_KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+# Bytes of a file: its name, the offset of the first, how many.
+Range = tuple[str, int, int]
+
 # What tells a file from another of its name, and from itself after somebody wrote to it.
 _Identity = tuple[int, int, int, int, int]
 
 
-class Members:
+class Members(Protocol):
+    """The files of a bundle, wherever they lie."""
+
+    @property
+    def path(self) -> Place:
+        """Where they lie."""
+
+    @property
+    def reads_headers_ahead(self) -> bool:
+        """Whether opening reads the headers of all tensor files."""
+
+    def manifest(self) -> bytes:
+        """Returns the bytes of the manifest."""
+
+    def check(self, files: Sequence[FileEntry]) -> None:
+        """Raises SnapshotError unless exactly these files are there, each of its size."""
+
+    def check_contents(self, files: Sequence[FileEntry], threads: int | None) -> None:
+        """Raises SnapshotError unless every file has its sha256."""
+
+    def opened(self, name: str) -> AbstractContextManager[int]:
+        """Opens a file that was checked; yields what `read` takes."""
+
+    def read(self, descriptor: int, name: str, buffer: memoryview, offset: int) -> None:
+        """Fills `buffer` from an offset of an opened file."""
+
+    def can_join(self, ranges: Sequence[Range]) -> bool:
+        """Whether `array` can give these ranges as one."""
+
+    def array(self, ranges: Sequence[Range]) -> np.ndarray:
+        """Returns the bytes of ranges one behind the other, as a read-only array."""
+
+    def close(self) -> None:
+        """Lets the place go; arrays that were given out stay valid."""
+
+
+class DirectoryMembers:
     """An open directory and the identity of each file seen in it."""
+
+    reads_headers_ahead = True
 
     def __init__(self, path: Path, disk: Disk) -> None:
         self.path = path
@@ -58,7 +104,7 @@ class Members:
         size = self._check(MANIFEST)
         if size > MAX_MANIFEST_BYTES:
             raise SnapshotError(
-                f"{where} has {size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read", _COPY
+                f"{where} has {size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read", COPY
             )
         with self.opened(MANIFEST) as descriptor, translated("read the manifest", self.path):
             return read_small(self._disk, descriptor, size, MAX_MANIFEST_BYTES, where)
@@ -78,7 +124,7 @@ class Members:
             if size != entry.size:
                 raise SnapshotError(
                     f'"{self.path / entry.name}" has {size:,} bytes instead of {entry.size:,}',
-                    _COPY,
+                    COPY,
                 )
 
     def check_contents(self, files: Sequence[FileEntry], threads: int | None) -> None:
@@ -118,7 +164,22 @@ class Members:
         with translated(f'read "{name}"', self.path):
             count = read_all(self._disk, descriptor, buffer, offset)
         if count < len(buffer):
-            raise SnapshotError(f'"{self.path / name}" was cut while it was read', _COPY)
+            raise SnapshotError(f'"{self.path / name}" was cut while it was read', COPY)
+
+    def can_join(self, ranges: Sequence[Range]) -> bool:
+        """Whether ranges can be mapped one behind the other: all but the ends are whole pages."""
+        return can_join([(offset, size) for _, offset, size in ranges])
+
+    def array(self, ranges: Sequence[Range]) -> np.ndarray:
+        """Maps ranges one behind the other, without a copy; the first may begin inside a page."""
+        first = ranges[0][1]
+        lead = first - page_start(first)
+        mapping = Mapping(lead + sum(size for _, _, size in ranges))
+        for name, offset, size in ranges:
+            with self.opened(name) as descriptor, translated("map a file", self.path):
+                front = 0 if mapping.size_done else lead
+                mapping.add(descriptor, offset - front, size + front)
+        return mapping.array()[lead:]
 
     def close(self) -> None:
         """Closes the directory."""
@@ -130,19 +191,19 @@ class Members:
         try:
             status = self._disk.status(name, self._directory)
         except FileNotFoundError as exc:
-            raise SnapshotError(f"{where} is missing", _COPY) from exc
+            raise SnapshotError(f"{where} is missing", COPY) from exc
         except OSError as exc:
-            raise SnapshotError(f"{where} cannot be read: {exc.strerror}", _COPY) from exc
+            raise SnapshotError(f"{where} cannot be read: {exc.strerror}", COPY) from exc
         kind = _ODD_KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is not None:
-            raise SnapshotError(f"{where} is {kind}, not a file of the bundle", _COPY)
+            raise SnapshotError(f"{where} is {kind}, not a file of the bundle", COPY)
         if status.st_nlink != 1:
             raise SnapshotError(
                 f"{where} is a hard link: {status.st_nlink} names share its bytes",
                 "copy the bundle without links (cp -r)",
             )
         if status.st_dev != self._device:
-            raise SnapshotError(f"{where} lies on another file system than its bundle", _COPY)
+            raise SnapshotError(f"{where} lies on another file system than its bundle", COPY)
         self._identities[name] = _identity(status)
         return status.st_size
 

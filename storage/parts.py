@@ -20,6 +20,7 @@ from storage.digests import FileDigest
 from storage.fsops import DISK, Disk, translated, write_all
 from storage.manifest import FileEntry, PartEntry, Parts, TensorEntry, check_limits
 from storage.names import MANIFEST, TENSOR_SUFFIX, check_name, slug
+from storage.places import Place
 from storage.tensors import (
     BLOCK_BYTES,
     MAX_PART_BYTES,
@@ -95,8 +96,8 @@ class PartsWriter:
 
     def __init__(
         self,
-        directory: Path,
-        parent: Path,
+        directory: Place,
+        parent: Place,
         *,
         prefix: str = "",
         threads: int = 1,
@@ -175,18 +176,28 @@ class PartsWriter:
     def write(self, file: str, chunks: Callable[[], Iterator[memoryview]]) -> FileEntry:
         """Writes one file of the draft and syncs it."""
         digest = FileDigest()
+
+        def watched() -> Iterator[memoryview]:
+            for chunk in chunks():
+                if self._stop.is_set():
+                    raise CancelledError
+                digest.update(chunk)
+                yield chunk
+
         with translated(f'write "{file}" of a bundle', self._parent):
-            descriptor = self._disk.create(self.directory / file)
-            try:
-                for chunk in chunks():
-                    if self._stop.is_set():
-                        raise CancelledError
-                    digest.update(chunk)
-                    write_all(self._disk, descriptor, chunk)
-                self._disk.sync(descriptor)
-            finally:
-                self._disk.close(descriptor)
+            self.put(file, watched())
         return FileEntry(name=file, size=digest.size, sha256=digest.sha256(), crc32=digest.crc32())
+
+    def put(self, file: str, chunks: Iterator[memoryview]) -> None:
+        """Writes the bytes of one file so that they last; raises OSError."""
+        assert isinstance(self.directory, Path)  # noqa: S101
+        descriptor = self._disk.create(self.directory / file)
+        try:
+            for chunk in chunks:
+                write_all(self._disk, descriptor, chunk)
+            self._disk.sync(descriptor)
+        finally:
+            self._disk.close(descriptor)
 
     def stop(self) -> None:
         """Ends all writing; returns when no thread writes any more."""

@@ -17,6 +17,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,12 +27,62 @@ import numpy as np
 from features.errors import SnapshotError
 from storage import canonical
 from storage.fsops import DISK, Disk, remove_quietly, translated
-from storage.manifest import Kind, Manifest, Parts, check_manifest, encode_manifest, join_parts
+from storage.manifest import (
+    FileEntry,
+    Kind,
+    Manifest,
+    Parts,
+    check_manifest,
+    encode_manifest,
+    join_parts,
+)
 from storage.names import MANIFEST, check_name, temporary_path
 from storage.parts import PartsWriter, Sharded
 from storage.tensors import MAX_PART_BYTES
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """A manifest that is ready to be written."""
+
+    data: bytes
+    digest: str
+    files: tuple[FileEntry, ...]
+    size_bytes: int
+    """Bytes of the bundle, the manifest among them."""
+
+
+def sealed(
+    kind: Kind,
+    attempt: str,
+    parent_digest: str | None,
+    parts: Sequence[Parts],
+    content: Mapping[str, Any],
+    where: str,
+) -> Sealed:
+    """Returns the manifest of what one or several processes wrote.
+
+    Raises SnapshotError where the rows of a tensor do not add up.
+    """
+    joined = join_parts(parts, where)
+    manifest = Manifest(
+        kind=kind,
+        attempt=attempt,
+        parent=parent_digest,
+        files=joined.files,
+        tensors=joined.tensors,
+        content=canonical.plain(dict(content), "content"),
+    )
+    check_manifest(manifest, where)
+    data = encode_manifest(manifest, where)
+    return Sealed(
+        data=data,
+        digest=hashlib.sha256(data).hexdigest(),
+        files=joined.files,
+        size_bytes=sum(entry.size for entry in joined.files) + len(data),
+    )
 
 
 class BundleWriter:
@@ -101,23 +152,19 @@ class BundleWriter:
         `others` is what other processes wrote into the same draft. Raises SnapshotError where the
         rows of a tensor do not add up.
         """
-        where = f'the manifest of "{self.path}"'
-        joined = join_parts([self.parts.parts(), *others], where)
-        manifest = Manifest(
-            kind=self._kind,
-            attempt=self._attempt,
-            parent=self._parent_digest,
-            files=joined.files,
-            tensors=joined.tensors,
-            content=canonical.plain(dict(content), "content"),
+        made = sealed(
+            self._kind,
+            self._attempt,
+            self._parent_digest,
+            [self.parts.parts(), *others],
+            content,
+            f'the manifest of "{self.path}"',
         )
-        check_manifest(manifest, where)
-        data = encode_manifest(manifest, where)
-        self.size_bytes = sum(entry.size for entry in joined.files) + len(data)
-        self.parts.write(MANIFEST, lambda: iter([memoryview(data)]))
+        self.size_bytes = made.size_bytes
+        self.parts.write(MANIFEST, lambda: iter([memoryview(made.data)]))
         with translated("sync a bundle", self.path.parent):
             self._disk.sync_directory(self._directory)
-        return hashlib.sha256(data).hexdigest()
+        return made.digest
 
     def publish(self) -> None:
         """Renames the sealed bundle into place; SnapshotError where something has its name."""

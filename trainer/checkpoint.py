@@ -4,6 +4,8 @@
     checkpoints/step-0000001234/      a bundle; -2, -3... where that name exists already
     checkpoints/.attempt, .lock ...   who may write (storage.attempts)
 
+or the same under a prefix of an object store (storage.object_depot).
+
 A save counts when CURRENT names it. Whatever stops a save leaves the one before in force, and what
 it wrote is removed, at the latest when the run starts again. A bundle's content is the caller's,
 plus the object "checkpoint" (trainer.latest.CheckpointRecord).
@@ -22,7 +24,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,14 +31,14 @@ import numpy as np
 
 from features.errors import FirstRankError, LostRankError, MuxtableError, SnapshotError
 from sharding.ranks import Ranks
-from storage.attempts import Attempt
 from storage.bundle import Verify
 from storage.chain import DELTA, Checkpoint, Link
+from storage.depot import Draft, Tenure, depot_at
 from storage.fsops import DISK, Disk
 from storage.manifest import Parts
 from storage.parts import PartsWriter, Sharded
-from storage.pointer import Pointer, read_pointer, write_pointer
-from storage.writer import BundleWriter
+from storage.places import Place
+from storage.pointer import Pointer
 from trainer.agreement import agree, from_first, together, until_all
 from trainer.deltas import Deltas
 from trainer.latest import RECORD, CheckpointRecord, latest_checkpoint
@@ -83,7 +84,7 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Whole:
-    writer: BundleWriter
+    draft: Draft
     content: dict[str, Any]
     record: CheckpointRecord
 
@@ -100,7 +101,7 @@ class CheckpointStore:
 
     def __init__(
         self,
-        directory: Path,
+        directory: Place,
         keep: int,
         attempt: str | None = None,
         *,
@@ -117,7 +118,8 @@ class CheckpointStore:
         self._ranks = (ranks or Ranks.alone()).beside()
         self.deltas: Deltas | None = None
         """Where set, decides which saves hold only rows that changed; on every rank or none."""
-        self._attempt: Attempt | None = None
+        self._depot = depot_at(directory, disk)
+        self._tenure: Tenure | None = None
         self._retention: Retention | None = None
         self._parent: str | None = None
         self._promotion = 0
@@ -126,7 +128,7 @@ class CheckpointStore:
         self._failure: BaseException | None = None
         try:
             token = from_first(self._ranks, lambda: self._take(keep, attempt))
-            check_shared(self._ranks, directory, token, disk)
+            check_shared(self._ranks, self._depot, token)
         except BaseException:
             self._give_up()
             raise
@@ -230,16 +232,16 @@ class CheckpointStore:
 
     def _take(self, keep: int, token: str | None) -> str:
         """Starts the attempt, on rank 0; returns its token."""
-        self._attempt = Attempt(self.directory, token, disk=self._disk)
-        self._retention = Retention(self.directory, keep, self._attempt)
+        self._tenure = self._depot.take(token)
+        self._retention = Retention(self._depot, self._tenure, keep, self._disk)
         pointer = self._pointer()
         self._parent = pointer.digest if pointer else None
         self._promotion = pointer.counter if pointer else 0
-        return self._attempt.token
+        return self._tenure.token
 
     def _give_up(self) -> None:
-        if self._attempt is not None:
-            self._attempt.close()
+        if self._tenure is not None:
+            self._tenure.close()
 
     def _choose(self, sharded: Mapping[str, Sharded]) -> tuple[Link | None, Mapping[str, Sharded]]:
         if self.deltas is None:
@@ -265,10 +267,10 @@ class CheckpointStore:
         def begin() -> str:
             nonlocal whole
             whole = self._begin(step, link, content, best)
-            return whole.writer.directory.name
+            return whole.draft.label
 
-        name = from_first(self._ranks, begin)
-        parts = whole.writer.parts if whole else self._parts(self.directory / name)
+        label = from_first(self._ranks, begin)
+        parts = whole.draft.parts if whole else self._join(label)
         draft = _Draft(step=step, link=link, parts=parts, whole=whole, began=began, stall_s=0.0)
 
         def fill() -> None:
@@ -292,44 +294,39 @@ class CheckpointStore:
         self, step: int, link: Link | None, content: Mapping[str, Any], best: bool
     ) -> _Whole:
         """Makes the draft, on rank 0."""
-        assert self._attempt is not None and self._retention is not None  # noqa: PT018, S101
+        assert self._tenure is not None and self._retention is not None  # noqa: PT018, S101
         for key in (RECORD, DELTA):
             if key in content:
                 raise SnapshotError(f'content has the key "{key}"', "it is taken: use another one")
-        promotion = max(self._promotion, self._retention.last_promotion(self._disk)) + 1
-        name = self._retention.free_name(step, self._disk)
+        promotion = max(self._promotion, self._retention.last_promotion()) + 1
+        name = self._tenure.free_name(f"step-{step:010d}")
         record = CheckpointRecord(
             name=name,
             step=step,
             best=best,
             promotion=promotion,
-            lineage=self._attempt.lineage,
-            attempt_number=self._attempt.number,
+            lineage=self._tenure.lineage,
+            attempt_number=self._tenure.number,
         )
-        writer = BundleWriter(
-            self.directory,
+        draft = self._tenure.begin(
             name,
             "checkpoint",
-            self._attempt.token,
             self._parent,
             threads=self._threads,
             copy_budget=self._copy_budget,
-            disk=self._disk,
         )
         own: dict[str, Any] = {RECORD: record.model_dump()}
         if link is not None:
             own[DELTA] = link.to_json()
-        return _Whole(writer=writer, content={**content, **own}, record=record)
+        return _Whole(draft=draft, content={**content, **own}, record=record)
 
-    def _parts(self, directory: Path) -> PartsWriter:
+    def _join(self, label: str) -> PartsWriter:
         """Returns what another rank than 0 writes into a draft with."""
-        return PartsWriter(
-            directory,
-            self.directory,
-            prefix=f"r{self._ranks.rank:04d}-",
+        return self._depot.join(
+            label,
+            f"r{self._ranks.rank:04d}-",
             threads=self._threads,
             copy_budget=self._copy_budget,
-            disk=self._disk,
         )
 
     def _commit(self, draft: _Draft) -> Saved:
@@ -343,7 +340,7 @@ class CheckpointStore:
         if self.deltas is not None:
             self.deltas.committed(name, digest)
         if self._retention is not None:
-            self._retention.prune(name, self._disk)
+            self._retention.prune(name)
         saved = Saved(
             name=name,
             step=draft.step,
@@ -384,27 +381,16 @@ class CheckpointStore:
 
     def _publish(self, draft: _Draft, others: list[Parts]) -> str:
         """Commits, on rank 0; returns name, digest and size as JSON."""
-        assert draft.whole is not None and self._attempt is not None  # noqa: PT018, S101
-        writer, record = draft.whole.writer, draft.whole.record
+        assert draft.whole is not None and self._tenure is not None  # noqa: PT018, S101
+        whole = draft.whole
         try:
-            digest = writer.seal(draft.whole.content, others)
-            with self._attempt.held():
-                writer.publish()
-                write_pointer(
-                    self.directory,
-                    record.name,
-                    digest,
-                    record.promotion,
-                    attempt=self._attempt.token,
-                    disk=self._disk,
-                )
+            digest = whole.draft.seal(whole.content, others)
         except BaseException:
-            # A pointer that was replaced but not synced may survive a crash: then its bundle must.
-            if not (writer.is_published and self._may_be_in_force(record.name)):
-                writer.discard()
+            whole.draft.discard()
             raise
-        self._parent, self._promotion = digest, record.promotion
-        return json.dumps([record.name, digest, writer.size_bytes])
+        self._tenure.commit(whole.draft, digest, whole.record.promotion)
+        self._parent, self._promotion = digest, whole.record.promotion
+        return json.dumps([whole.record.name, digest, whole.draft.size_bytes])
 
     def _abandon(self, draft: _Draft, error: BaseException) -> None:
         """Removes a draft once no rank writes into it any more."""
@@ -413,7 +399,7 @@ class CheckpointStore:
             with suppress(LostRankError):  # a rank is lost: it writes no more
                 self._ranks.barrier()
         if draft.whole is not None:
-            draft.whole.writer.discard()
+            draft.whole.draft.discard()
 
     def _run(self, draft: _Draft) -> None:
         try:
@@ -423,14 +409,7 @@ class CheckpointStore:
 
     def _pointer(self) -> Pointer | None:
         try:
-            return read_pointer(self.directory, disk=self._disk)
+            return self._depot.pointer()
         except SnapshotError as exc:
             logger.warning("%s", exc)  # `latest` raises it; a save puts a new one in its place
             return None
-
-    def _may_be_in_force(self, name: str) -> bool:
-        try:
-            pointer = read_pointer(self.directory, disk=self._disk)
-        except SnapshotError:
-            return True
-        return pointer is not None and pointer.name == name

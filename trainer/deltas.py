@@ -63,7 +63,7 @@ class Deltas:
         first, end = self._first_row, self._first_row + self._num_rows
         self.touched.mark(checkpoint.changed_rows(first, end) - first)
         if link is None:
-            name, digest = checkpoint.path.name, checkpoint.digest
+            name, digest = checkpoint.place.name, checkpoint.digest
         else:
             name, digest = link.base, link.digest
         number = 0 if link is None else link.number

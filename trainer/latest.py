@@ -4,7 +4,6 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from features.errors import SnapshotError
 from storage.bundle import Bundle, Verify, open_bundle
 from storage.chain import Checkpoint, link_in, open_checkpoint
-from storage.fsops import DISK, Disk, translated
-from storage.pointer import POINTER, read_pointer
+from storage.depot import depot_at
+from storage.fsops import DISK, Disk
+from storage.places import Place
+from storage.pointer import POINTER
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +53,11 @@ class Complete:
 
 
 # open(path, sha256 its manifest must have or None) opens a checkpoint and verifies it.
-Opener = Callable[[Path, str | None], Checkpoint]
+Opener = Callable[[Place, str | None], Checkpoint]
 
 
 def latest_checkpoint(
-    directory: Path, *, verify: Verify = True, fallback: bool = False, disk: Disk = DISK
+    directory: Place, *, verify: Verify = True, fallback: bool = False, disk: Disk = DISK
 ) -> Checkpoint | None:
     """Returns the checkpoint that CURRENT names, None before the first; takes no lock.
 
@@ -64,14 +65,14 @@ def latest_checkpoint(
     that is, which is logged.
     """
 
-    def open_one(path: Path, digest: str | None) -> Checkpoint:
+    def open_one(path: Place, digest: str | None) -> Checkpoint:
         return open_checkpoint(path, verify, digest, disk=disk)
 
     return find_latest(directory, open_one, fallback=fallback, disk=disk)
 
 
 def find_latest(
-    directory: Path, open_one: Opener, *, fallback: bool = False, disk: Disk = DISK
+    directory: Place, open_one: Opener, *, fallback: bool = False, disk: Disk = DISK
 ) -> Checkpoint | None:
     """Does what `latest_checkpoint` does, opening with `open_one`."""
     try:
@@ -97,23 +98,24 @@ def checkpoint_record(bundle: Bundle) -> CheckpointRecord:
         if bundle.manifest.kind == "checkpoint":
             return CheckpointRecord.model_validate(bundle.content.get(RECORD))
     except ValidationError as exc:
-        raise _no_checkpoint(bundle.path) from exc
-    raise _no_checkpoint(bundle.path)
+        raise _no_checkpoint(bundle.place) from exc
+    raise _no_checkpoint(bundle.place)
 
 
-def _no_checkpoint(path: Path) -> SnapshotError:
+def _no_checkpoint(path: Place) -> SnapshotError:
     return SnapshotError(f'"{path}" is no checkpoint of a training run', "check the path")
 
 
-def _in_force(directory: Path, open_one: Opener, disk: Disk) -> Checkpoint | None:
-    pointer = read_pointer(directory, disk=disk)
+def _in_force(directory: Place, open_one: Opener, disk: Disk) -> Checkpoint | None:
+    depot = depot_at(directory, disk)
+    pointer = depot.pointer()
     while pointer is not None:
         try:
             checkpoint = open_one(directory / pointer.name, pointer.digest)
             checkpoint_record(checkpoint.bundle)
         except SnapshotError:
             # A run that is training may have moved on and removed it between the two calls.
-            moved = read_pointer(directory, disk=disk)
+            moved = depot.pointer()
             if moved == pointer:
                 raise
             pointer = moved
@@ -131,19 +133,15 @@ def _in_force(directory: Path, open_one: Opener, disk: Disk) -> Checkpoint | Non
     return None
 
 
-def newest_first(directory: Path, disk: Disk) -> Iterator[Complete]:
+def newest_first(directory: Place, disk: Disk) -> Iterator[Complete]:
     """Yields the complete checkpoints of a directory, their contents not verified."""
-    with translated("list the checkpoints", directory):
-        try:
-            names = disk.names(directory)
-        except FileNotFoundError:
-            return
+    names = depot_at(directory, disk).names()
     looked_at = (look_at(directory / name, disk) for name in names if NAME.fullmatch(name))
     found = [complete for complete in looked_at if complete is not None]
     yield from sorted(found, key=lambda complete: complete.order, reverse=True)
 
 
-def look_at(path: Path, disk: Disk) -> Complete | None:
+def look_at(path: Place, disk: Disk) -> Complete | None:
     """Returns what a directory says of itself; None unless complete and under its own name."""
     try:
         with open_bundle(path, verify=False, disk=disk) as bundle:

@@ -98,7 +98,7 @@ def check_digests(checkpoint: Checkpoint, digests: Mapping[str, str]) -> None:
     for name, digest in digests.items():
         if saved.get(name) != digest:
             raise SnapshotError(
-                f'"{checkpoint.path}" was trained with another {name} (sha256 '
+                f'"{checkpoint.place}" was trained with another {name} (sha256 '
                 f"{str(saved.get(name))[:12]}..., the run's is {digest[:12]}...)",
                 "put the run's files back as they were, or start again in a new run.dir",
             )
@@ -136,8 +136,8 @@ def restore(model: Model, checkpoint: Checkpoint, optimizer: DenseOptimizer | No
             saved = _tensor(checkpoint, f"tower.{name}")
             if saved.shape != parameter.shape:
                 raise SnapshotError(
-                    f'"{checkpoint.path}": tower parameter "{name}" has shape {list(saved.shape)}, '
-                    f"the job's has {list(parameter.shape)}",
+                    f'"{checkpoint.place}": tower parameter "{name}" has shape '
+                    f"{list(saved.shape)}, the job's has {list(parameter.shape)}",
                     "take a checkpoint of this job",
                 )
             parameter.copy_(saved)
@@ -165,7 +165,7 @@ def _object(checkpoint: Checkpoint, key: str) -> dict[str, Any]:
     tree = checkpoint.content.get(key)
     if not isinstance(tree, dict):
         raise SnapshotError(
-            f'"{checkpoint.path}" is no checkpoint of a training run: its manifest has no "{key}"',
+            f'"{checkpoint.place}" is no checkpoint of a training run: its manifest has no "{key}"',
             "give a checkpoint that `muxtable train` wrote",
         )
     return tree

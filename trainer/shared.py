@@ -3,45 +3,42 @@
 import json
 import secrets
 from contextlib import suppress
-from pathlib import Path
 
 from features.errors import FirstRankError, SnapshotError
 from sharding.ranks import Ranks
 from storage.bundle import Verify
 from storage.chain import Checkpoint, open_checkpoint
-from storage.fsops import Disk, remove_quietly, replace_file, translated
-from storage.names import temporary_path
+from storage.depot import Depot
+from storage.fsops import Disk
+from storage.places import Place
 from trainer.agreement import from_first, together
 from trainer.latest import find_latest
 
-_NOT_SHARED = "put run.dir on a file system that the machines of all ranks share"
+_NOT_SHARED = (
+    "put run.dir on a file system that the machines of all ranks share, or set run.checkpoints to"
+    " s3://bucket/prefix"
+)
 
 
-def check_shared(ranks: Ranks, directory: Path, attempt: str, disk: Disk) -> None:
-    """Raises SnapshotError on every rank where one does not see the directory as rank 0 does.
+def check_shared(ranks: Ranks, depot: Depot, attempt: str) -> None:
+    """Raises SnapshotError on every rank where one does not see the depot as rank 0 does.
 
-    Rank 0 puts a file there for a moment, and the others read it.
+    Rank 0 leaves a word there for a moment, and the others read it.
     """
     if ranks.world_size == 1:
         return
     word = secrets.token_hex(8)
-
-    def put() -> str:
-        path = temporary_path(directory, "probe", attempt)
-        with translated("write a probe", directory):
-            replace_file(disk, path, word.encode(), temporary_path(directory, "probe", attempt))
-        return json.dumps([path.name, word])
-
-    name, expected = json.loads(from_first(ranks, put))
+    told = from_first(ranks, lambda: json.dumps([depot.put_word(word, attempt), word]))
+    label, expected = json.loads(told)
     try:
-        together(ranks, lambda: _look(directory / name, expected))
+        together(ranks, lambda: _look(depot, label, expected))
     finally:
         if ranks.is_first:
-            remove_quietly(disk, directory / name)
+            depot.drop_word(label)
 
 
 def open_together(
-    ranks: Ranks, directory: Path, verify: Verify, fallback: bool, disk: Disk
+    ranks: Ranks, directory: Place, verify: Verify, fallback: bool, disk: Disk
 ) -> Checkpoint | None:
     """Returns on every rank the checkpoint that rank 0 finds as `latest_checkpoint` does.
 
@@ -49,11 +46,11 @@ def open_together(
     is compared by crc32. A refusal by any rank is one by all.
     """
 
-    def open_one(path: Path, digest: str | None) -> Checkpoint:
+    def open_one(path: Place, digest: str | None) -> Checkpoint:
         _tell(ranks, "open", [path.name, digest])
         return open_share(path, digest)
 
-    def open_share(path: Path, digest: str | None) -> Checkpoint:
+    def open_share(path: Place, digest: str | None) -> Checkpoint:
         def work() -> Checkpoint:
             checkpoint = open_checkpoint(path, verify and "lazy", digest, disk=disk)
             if verify is True:
@@ -88,15 +85,6 @@ def _tell(ranks: Ranks, order: str, value: object) -> None:
     ranks.share(json.dumps({order: value}).encode())
 
 
-def _look(path: Path, expected: str) -> None:
-    try:
-        found = path.read_text()
-    except OSError as exc:
-        raise SnapshotError(
-            f'"{path.parent}" is not the directory that rank 0 writes to: {exc.strerror}',
-            _NOT_SHARED,
-        ) from exc
-    if found != expected:
-        raise SnapshotError(
-            f'"{path.parent}" does not show what rank 0 wrote there a moment ago', _NOT_SHARED
-        )
+def _look(depot: Depot, label: str, expected: str) -> None:
+    if depot.word(label) != expected:
+        raise SnapshotError(f'"{depot.place}" is not the place that rank 0 writes to', _NOT_SHARED)

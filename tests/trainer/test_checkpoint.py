@@ -267,8 +267,9 @@ def test_an_older_store_can_not_commit_once_a_newer_started(directory):
 def test_a_newer_store_may_start_at_the_last_moment_before_a_commit(directory):
     stores = []
     sealed = HookedDisk("sync_directory", lambda: stores.append(CheckpointStore(directory, 9)))
-    older = CheckpointStore(directory, 9, "older")
-    older._disk = sealed
+    sealed.is_done = True  # until the older one has started
+    older = CheckpointStore(directory, 9, "older", disk=sealed)
+    sealed.is_done = False
 
     with pytest.raises(SnapshotError, match='"older" may no longer'):
         save(older, 2)

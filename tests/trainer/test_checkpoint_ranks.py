@@ -120,7 +120,7 @@ def test_a_rank_that_does_not_see_the_directory_is_found_out_before_training(tmp
 
     told = run_ranks(3, open_in, [tmp_path / "c", tmp_path / "c", elsewhere])
 
-    assert all("not the directory that rank 0 writes to" in each for each in told)
+    assert all("not the place that rank 0 writes to" in each for each in told)
     assert all("rank 2: " in each for each in told[:2])
     assert leftovers(tmp_path / "c") == []
 
