@@ -10,6 +10,11 @@
     |   +-- LostRankError  another rank ended, hangs, or cannot be reached
     +-- FirstRankError     what rank 0 reports, on the other ranks
     +-- UnavailableError   a service that cannot answer now
+    +-- ServiceError       what a caller asks of a service
+        +-- NotFoundError  a version, a feature or a file that it does not have
+        +-- StateError     a version that is not in a state for it
+        +-- LimitError     more than it takes at once
+        +-- AccessError    a caller who may not ask
 
 `launch` prints `what` and `fix` and exits with `exit_code`: 2 where the input is wrong, 1 where the
 work failed on the way. Errors cross processes, so both fields survive pickling.
@@ -74,3 +79,23 @@ class UnavailableError(MuxtableError):
     """A service cannot answer now; the same call may succeed later."""
 
     exit_code: ClassVar[int] = 1
+
+
+class ServiceError(MuxtableError):
+    """A service will not do what it is asked."""
+
+
+class NotFoundError(ServiceError):
+    """A service does not have the version, the feature or the file it is asked for."""
+
+
+class StateError(ServiceError):
+    """A version is not in a state in which it can do what it is asked."""
+
+
+class LimitError(ServiceError):
+    """A request or its reply is larger than a service takes at once."""
+
+
+class AccessError(ServiceError):
+    """A caller did not say who it is, or may not ask for this."""

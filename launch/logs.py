@@ -8,7 +8,7 @@ import warnings
 
 from launch.console import Output
 
-PACKAGES = ("features", "storage", "sharding", "trainer", "launch", "native")
+PACKAGES = ("features", "storage", "sharding", "trainer", "serving", "launch", "native")
 
 
 class _Lines(logging.Handler):

@@ -65,5 +65,6 @@ void bind_memory(nb::module_& module);
 void bind_tables(nb::module_& module);
 void bind_distinct(nb::module_& module);
 void bind_codecs(nb::module_& module);
+void bind_frames(nb::module_& module);
 
 }  // namespace muxtable

@@ -14,4 +14,5 @@ NB_MODULE(_native, module) {
   bind_tables(module);
   bind_distinct(module);
   bind_codecs(module);
+  bind_frames(module);
 }
