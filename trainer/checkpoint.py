@@ -118,7 +118,7 @@ class CheckpointStore:
         self._ranks = (ranks or Ranks.alone()).beside()
         self.deltas: Deltas | None = None
         """Where set, decides which saves hold only rows that changed; on every rank or none."""
-        self._depot = depot_at(directory, disk)
+        self._depot = together(self._ranks, lambda: depot_at(directory, disk))
         self._tenure: Tenure | None = None
         self._retention: Retention | None = None
         self._parent: str | None = None
