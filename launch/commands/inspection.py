@@ -1,9 +1,9 @@
-"""`muxtable inspect`: what lies in the folder of a run, or in a checkpoint."""
+"""`muxtable inspect`: what lies in the folder of a run, in a checkpoint or in a version."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,32 +11,37 @@ from rich.console import Console
 from features.errors import ConfigError
 from launch.console import Column, Output, facts, size_text, table
 
+if TYPE_CHECKING:
+    from storage.places import Place
+
 
 def command(
     ctx: typer.Context,
     path: Annotated[
-        Path, typer.Argument(metavar="RUN|BUNDLE", help="Folder of a run, or of a checkpoint.")
+        Path, typer.Argument(metavar="RUN|BUNDLE", help="Folder of a run, checkpoint or version.")
     ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Also read every file and compare its sha256.")
     ] = False,
 ) -> None:
-    """Summarise a run (state, metrics, checkpoints) or a checkpoint (tensors, files, position)."""
+    """Summarise a run, a checkpoint or a version; --verify also proves a delta."""
     output: Output = ctx.obj
     if (path / "manifest.json").exists():
         bundle = _bundle(path, verify=verify)
+        if verify and bundle["kind"] == "snapshot":
+            bundle |= _proof(path)
         output.result(bundle, lambda console: _render_bundle(console, bundle))
         return
     if not (path / "job.json").exists():
         raise ConfigError(
-            f"{path} is neither a run nor a checkpoint",
-            "name a folder with a job.json (a run) or a manifest.json (a checkpoint)",
+            f"{path} is neither a run nor a checkpoint or a version",
+            "name a folder with a job.json (a run) or a manifest.json (the others)",
         )
     run = _run(path, verify=verify)
     output.result(run, lambda console: _render_run(console, run))
 
 
-def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
+def _bundle(path: Place, *, verify: bool) -> dict[str, Any]:
     from storage.bundle import open_bundle
 
     with open_bundle(path, verify=verify) as bundle:
@@ -62,15 +67,29 @@ def _bundle(path: Path, *, verify: bool) -> dict[str, Any]:
         }
 
 
+def _proof(path: Path) -> dict[str, Any]:
+    """Looks up a version's probes; of a delta, makes the whole version and compares its digest."""
+    from storage.bundle import open_bundle
+    from storage.snapshot import open_snapshot
+    from storage.snapshot_apply import prove_delta
+    from storage.snapshot_delta import is_delta
+
+    with open_bundle(path, verify=False) as bundle:
+        has_parent = is_delta(bundle)
+    if has_parent:
+        return {"proved": prove_delta(path)}
+    with open_snapshot(path, verify="lazy") as snapshot:
+        return {"probes": len(snapshot.record.probes)}
+
+
 def _run(path: Path, *, verify: bool) -> dict[str, Any]:
+    from trainer.latest import checkpoint_places
     from trainer.run import Run, job_digest
 
     run = Run.open(path)
     result = run.result()
     checkpoints = []
-    for folder in sorted(run.checkpoints.glob("step-*")) if run.checkpoints.is_dir() else []:
-        if not (folder / "manifest.json").exists():
-            continue
+    for folder in checkpoint_places(run.checkpoints):
         bundle = _bundle(folder, verify=verify)
         state = bundle["content"].get("state", {})
         checkpoints.append(
@@ -140,6 +159,7 @@ def _render_bundle(console: Console, bundle: dict[str, Any]) -> None:
     if isinstance(state, dict):
         place = f"step {state['step']:,}, epoch {state['epoch']}, {state['samples']:,} samples"
         rows.append(("position", place))
+    rows += _version_rows(bundle)
     console.print(facts(bundle["path"], rows))
     columns = [
         Column("tensor", right=False),
@@ -152,3 +172,25 @@ def _render_bundle(console: Console, bundle: dict[str, Any]) -> None:
         for t in bundle["tensors"]
     ]
     console.print(table("tensors", columns, lines))
+
+
+def _version_rows(bundle: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What a version says of itself, and whether what was to be shown was."""
+    record = bundle["content"].get("snapshot")
+    if not isinstance(record, dict):
+        return []
+    lineage, error = record["lineage"], record["error"]
+    rows: list[tuple[str, Any]] = [
+        ("version", f"{record['name']}, step {lineage['step']:,} of run {lineage['run']}"),
+        ("checkpoint", lineage["checkpoint"]),
+        ("codec", f"{record['codec']['name']}, {record['row_bytes']:,} bytes a row"),
+        ("off by", f"{error['relative']:.2g} of the norm, {error['largest']:.2g} at most"),
+    ]
+    delta = bundle["content"].get("snapshot_delta")
+    if isinstance(delta, dict):
+        rows.append(("since", f"{delta['parent']}: {delta['changed']:,} rows changed"))
+    if "proved" in bundle:
+        rows.append(("whole", f"{bundle['proved']}, as exported in full"))
+    if "probes" in bundle:
+        rows.append(("probes", f"{bundle['probes']} features as when it was written"))
+    return rows
