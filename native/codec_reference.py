@@ -232,9 +232,8 @@ def _encode_binary(rows: Rows, out: Raw) -> None:
     length = np.sqrt(_mean(value * value))
     scale = np.divide(norm, length, out=np.zeros_like(norm), where=length > 0)
     out[:, planes * size : planes * size + planes - 1] = ratios
-    # Beyond float16 it is an infinity, which the codec refuses by the row's number.
-    with np.errstate(over="ignore"):
-        _put(out, planes * size + planes - 1, scale.astype(np.float32).astype("<f2"))
+    # No larger than the largest value of the row, which decodes to a sum of at least 1.
+    _put(out, planes * size + planes - 1, scale.astype(np.float32).astype("<f2"))
 
 
 def _mean(values: Wide) -> Wide:

@@ -70,7 +70,7 @@ class Codec(ABC):
     limit: ClassVar[float] = LARGEST
     """The largest size of a value that is taken."""
     bound: ClassVar[str | None] = None
-    """The error that no value exceeds, in words; None where it can only be measured."""
+    """The error of a value at most, in words; None where it can only be measured."""
 
     width: int
 

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import CodecError
 from native import codecs
-from storage.codecs.base import KernelCodec, Raw, Values
+from storage.codecs.base import KernelCodec
 
 MOST_REFINEMENTS = 7
 
@@ -62,14 +61,3 @@ class BinaryCodec(KernelCodec):
         """Reads `to_json` back; raises CodecError where it does not fit together."""
         del shared
         return cls(width=tree["width"], refinements=tree["refinements"])
-
-    def _encode(self, rows: Values, out: Raw, threads: int, first_row: int) -> None:
-        codecs.encode("binary", rows, out, threads)
-        # One large value among many small ones asks for a scale beyond float16.
-        scale = np.ascontiguousarray(out[:, -2:]).view("<f2")[:, 0]
-        bad = np.flatnonzero(~np.isfinite(scale))
-        if bad.size:
-            raise CodecError(
-                f"{self.text}: row {first_row + bad[0]} needs a scale beyond float16",
-                "take int8, or find out why training gave so large a row",
-            )

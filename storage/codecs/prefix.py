@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import CodecError
+from features.regions import MAX_LOOKUPS
 from storage.codecs.base import Codec, Raw, Rows, Values
 
 
@@ -29,16 +30,25 @@ class PrefixCodec(Codec):
 
     def __post_init__(self) -> None:
         Codec.__post_init__(self)
-        if self.count < 1 or self.inner.lookups is not None or self.inner.width != self.width:
+        if (
+            not 1 <= self.count <= MAX_LOOKUPS
+            or self.inner.lookups is not None
+            or self.inner.width != self.width
+        ):
             raise CodecError(
                 f"{self.text}: {self.count} lookups over {self.inner.text}",
-                "give 1 lookup or more and one codec for rows, as in prefix:1+int8",
+                f"give 1 to {MAX_LOOKUPS} lookups and one codec for rows, as in prefix:1+int8",
             )
 
     @property
     def text(self) -> str:
         """What `codec_named` reads to make such a codec."""
         return f"prefix:{self.count}+{self.inner.text}"
+
+    @property
+    def bound(self) -> str | None:  # type: ignore[override]
+        """The inner codec's bound."""
+        return self.inner.bound
 
     @property
     def row_bytes(self) -> int:
