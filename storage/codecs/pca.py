@@ -93,10 +93,8 @@ class PcaCodec(Codec):
 
     def _encode(self, rows: Values, out: Raw, threads: int, first_row: int) -> None:
         coordinates = np.empty((len(rows), len(self.basis)), np.float32)
-        # (row - mean) @ basis.T, and mean @ basis.T is the same for all rows.
-        shift = -(self.basis.astype(np.float64) * self.mean).sum(axis=1)
-        across = np.ascontiguousarray(self.basis.T)
-        codecs.affine(rows, across, shift.astype(np.float32), coordinates, threads)
+        across, zeros = np.ascontiguousarray(self.basis.T), np.zeros(len(self.basis), np.float32)
+        codecs.affine(rows - self.mean, across, zeros, coordinates, threads)
         out[:] = self.inner.encode(coordinates, threads, first_row=first_row)
 
     def _decode(self, raw: Raw, out: Values, threads: int) -> None:

@@ -459,3 +459,27 @@ def test_every_codec_is_a_frozen_value(codecs):
         assert isinstance(codec, Codec)
         with pytest.raises(AttributeError):
             codec.width = 3
+
+
+def golden_floats(text, *shape):
+    return np.frombuffer(bytes.fromhex(text), "<f4").reshape(shape)
+
+
+def test_bytes_and_values_are_those_of_the_golden_file():
+    golden = json.loads((ROOT / "tests" / "golden" / "codecs.json").read_text())
+    rows = np.stack([golden_floats(row, -1) for row in golden["rows"]])
+    arrays = {
+        name: golden_floats(array["data"], *array["shape"])
+        for name, array in golden["shared"].items()
+    }
+
+    for case in golden["cases"]:
+        codec = codec_from_json(case["codec"], {name: arrays[name] for name in case["shared"]})
+        raw = codec.encode(rows)
+        values = codec.decode(raw)
+
+        assert [row.tobytes().hex() for row in raw] == case["raw"], codec.text
+        assert [row.tobytes().hex() for row in values] == case["values"], codec.text
+    assert {case["codec"]["name"] for case in golden["cases"]} == {
+        codec_named(text).name for text in EXAMPLES
+    }
