@@ -199,6 +199,30 @@ def test_stopping_and_resuming_loses_and_repeats_nothing(stream_of, stops):
     assert resumed == whole
 
 
+@given(worlds=st.lists(st.integers(1, 4), min_size=3, max_size=3), cuts=st.data())
+def test_a_change_of_the_world_size_loses_and_repeats_nothing(small, worlds, cuts):
+    dataset, profile = small
+    chosen = data_settings(streams=5)
+    place = {"batch_size": 10, "seed": 5, "epoch": 1}
+    with BatchStream(dataset, FEATURES, profile, chosen, **place) as stream:
+        num_steps = stream.num_steps
+        whole = [sorted(rows_in(batch)) for batch in stream]
+    marks = sorted(cuts.draw(st.lists(st.integers(0, num_steps), min_size=2, max_size=2)))
+
+    seen = []
+    for world_size, first, last in zip(worlds, [0, *marks], [*marks, num_steps], strict=True):
+        batches = [[] for _ in range(first, last)]
+        for rank in range(world_size):
+            part = {**place, "step": first, "rank": rank, "world_size": world_size}
+            with BatchStream(dataset, FEATURES, profile, chosen, **part) as stream:
+                for batch in batches:
+                    batch += rows_in(next(stream))
+        seen += [sorted(batch) for batch in batches]
+
+    assert seen == whole
+    assert sorted(flat(seen)) == list(range(sum(map(sum, GROUPS))))
+
+
 def test_a_stream_at_the_end_of_the_epoch_gives_nothing(stream_of):
     stream = stream_of(step=8)
 
