@@ -70,6 +70,9 @@ class Depot(Protocol):
     def names(self) -> list[str]:
         """Returns the names there, sorted; of a place that does not exist none."""
 
+    def has_bundle(self, name: str) -> bool:
+        """Whether a complete bundle has that name, as far as its manifest tells."""
+
     def pointer(self) -> Pointer | None:
         """Returns the bundle in force, None where there is none; refuses a damaged pointer."""
 

@@ -9,7 +9,7 @@ from storage.attempts import Attempt
 from storage.depot import Draft
 from storage.fsops import DISK, Disk, remove_quietly, replace_file, translated
 from storage.manifest import Kind, Parts
-from storage.names import temporary_path
+from storage.names import MANIFEST, temporary_path
 from storage.parts import PartsWriter
 from storage.pointer import Pointer, read_pointer, write_pointer
 from storage.writer import BundleWriter
@@ -29,6 +29,10 @@ class DirectoryDepot:
                 return self._disk.names(self.place)
             except FileNotFoundError:
                 return []
+
+    def has_bundle(self, name: str) -> bool:
+        """Whether a directory of that name has a manifest."""
+        return (self.place / name / MANIFEST).is_file()
 
     def pointer(self) -> Pointer | None:
         """Returns the bundle in force."""

@@ -49,6 +49,11 @@ class ObjectDepot:
         with translated("list the checkpoints", self.place):
             return self.store.folders(self.place)
 
+    def has_bundle(self, name: str) -> bool:
+        """Whether a manifest was put under that name."""
+        with translated("look for a checkpoint", self.place):
+            return MANIFEST in self.store.sizes(self.place / name)
+
     def pointer(self) -> Pointer | None:
         """Returns the bundle in force."""
         found = self.current()
@@ -210,11 +215,9 @@ class ObjectTenure:
         for name in self._depot.names():
             number = name.rpartition("-")[2]
             is_ours = name.count("-") == 2 and number.isdecimal()
-            if is_ours and int(number) // _PER_ATTEMPT < self.number:
-                with translated("look for what was left", self._depot.place):
-                    is_complete = MANIFEST in self._depot.store.sizes(self._depot.place / name)
-                if not is_complete:
-                    self._remove(name)
+            is_old = is_ours and int(number) // _PER_ATTEMPT < self.number
+            if is_old and not self._depot.has_bundle(name):
+                self._remove(name)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -15,6 +15,7 @@ from features.profile import Profile
 from features.schema import FeatureSet
 from features.statistics import FeatureStatistics
 from sharding.ranks import Ranks
+from storage.bundle import Verify
 from trainer import saving
 from trainer.metrics import Metrics, StreamingMetrics
 from trainer.model import Model, build_model, choose_device, num_threads
@@ -58,7 +59,9 @@ def load_model(run: Run, which: str | int = "best", ranks: Ranks | None = None) 
     """
     job, profile = run.job, run.profile()
     feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
-    with saving.open_checkpoint(run.checkpoints, which) as bundle:
+    # Several ranks check, by crc32, what each reads, and no more.
+    verify: Verify = "lazy" if ranks is not None and ranks.world_size > 1 else True
+    with saving.open_checkpoint(run.checkpoints, which, verify) as bundle:
         model = build_model(
             saving.layout_in(bundle),
             sum(transform.width for transform in build_transforms(feature_set, profile)),

@@ -141,6 +141,13 @@ def newest_first(directory: Place, disk: Disk) -> Iterator[Complete]:
     yield from sorted(found, key=lambda complete: complete.order, reverse=True)
 
 
+def checkpoint_places(directory: Place) -> list[Place]:
+    """Returns where the checkpoints of a run lie, by step; none is opened."""
+    depot = depot_at(directory)
+    names = [name for name in depot.names() if NAME.fullmatch(name) and depot.has_bundle(name)]
+    return [directory / name for name in names]
+
+
 def look_at(path: Place, disk: Disk) -> Complete | None:
     """Returns what a directory says of itself; None unless complete and under its own name."""
     try:

@@ -3,7 +3,7 @@
     job.json        the resolved job, its digest, and the folder its paths start at (relative)
     data.json       path, size and rows of every file
     profile.json    what was seen of the training data; never computed again
-    checkpoints/    bundles, and CURRENT
+    checkpoints/    bundles, and CURRENT; or where run.checkpoints says
     metrics.jsonl   tensorboard/   result.json   report.html
     lock            held while a process trains here
 
@@ -28,6 +28,7 @@ from features.errors import ConfigError, DataError, SnapshotError, TrainingError
 from features.parquet import Dataset
 from features.profile import Profile
 from storage.fsops import DISK, replace_file, translated
+from storage.places import Place, place_of
 from trainer.job import Job
 
 # Keys that change how a run proceeds but not what comes out: free to differ on resume.
@@ -78,9 +79,10 @@ class Run:
         return cls(path=path, job=job, base=Path(os.path.normpath(path / base)))
 
     @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
+    def checkpoints(self) -> Place:
+        """Where the checkpoints are: a folder, or a prefix of an object store."""
+        elsewhere = self.job.run.checkpoints
+        return self.path / "checkpoints" if elsewhere is None else place_of(elsewhere, self.base)
 
     @property
     def journal(self) -> Path:

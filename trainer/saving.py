@@ -8,7 +8,6 @@ content                run state, layout, engine scalars, digests of job, data a
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,12 @@ from torch import Tensor
 from features.errors import SnapshotError, TrainingError
 from features.routing import Layout
 from storage import chain
+from storage.bundle import Verify
 from storage.chain import Checkpoint
 from storage.parts import Sharded
+from storage.places import Place
 from trainer.dense_optimizer import DenseOptimizer
-from trainer.latest import latest_checkpoint
+from trainer.latest import checkpoint_places, latest_checkpoint
 from trainer.model import Model
 from trainer.state import RunState
 
@@ -65,14 +66,14 @@ def content_of(model: Model, state: RunState, digests: Mapping[str, str]) -> dic
     }
 
 
-def open_checkpoint(directory: Path, which: str | int) -> Checkpoint:
+def open_checkpoint(directory: Place, which: str | int, verify: Verify = True) -> Checkpoint:
     """Opens a checkpoint of a run for reading: "best", "last", or that of a step.
 
     Takes no part in the run: it may be training meanwhile. Raises SnapshotError where there is no
     such checkpoint.
     """
     # Where the last one only tells which is best, its contents need not be verified.
-    last = latest_checkpoint(directory, verify=which == "last")
+    last = latest_checkpoint(directory, verify=verify if which == "last" else False)
     if last is None:
         raise SnapshotError(f'"{directory}" holds no checkpoint', "train the run first")
     if which == "last":
@@ -83,13 +84,12 @@ def open_checkpoint(directory: Path, which: str | int) -> Checkpoint:
     step = best if which == "best" else which
     name = f"step-{step:010d}"
     # A step that was saved twice (before and after its validation) has the same model twice.
-    names = sorted(path.name for path in directory.glob("step-*"))
-    for found in names:
-        if found == name or found.startswith(f"{name}-"):
-            return chain.open_checkpoint(directory / found)
-    raise SnapshotError(
-        f'"{directory}" holds no checkpoint of step {step}', f"it holds: {', '.join(names)}"
-    )
+    places = checkpoint_places(directory)
+    for found in places:
+        if found.name == name or found.name.startswith(f"{name}-"):
+            return chain.open_checkpoint(found, verify)
+    held = ", ".join(place.name for place in places)
+    raise SnapshotError(f'"{directory}" holds no checkpoint of step {step}', f"it holds: {held}")
 
 
 def check_digests(checkpoint: Checkpoint, digests: Mapping[str, str]) -> None:

@@ -77,6 +77,9 @@ class RunSettings(Settings):
 
     dir: str | None = None
     """The run's folder; unset means runs/JOB beside the job file."""
+    checkpoints: str | None = None
+    """Where checkpoints go: a folder, or s3://bucket/prefix (credentials and AWS_ENDPOINT_URL come
+    from the environment); unset means run.dir/checkpoints."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 1000
     """Steps between checkpoints; one is always written at the end."""
     keep: Annotated[int, Field(ge=1, le=10_000)] = 3
