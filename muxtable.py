@@ -10,14 +10,21 @@ __version__ = "0.1.0"
 
 # Public name -> module that owns it.
 _OWNERS = {
+    "AccessError": "features.errors",
+    "AsyncClient": "serving.async_client",
+    "Client": "serving.client",
     "CodecError": "features.errors",
     "ConfigError": "features.errors",
     "DataError": "features.errors",
     "Feature": "features.schema",
     "FeatureSet": "features.schema",
+    "LimitError": "features.errors",
     "MuxtableError": "features.errors",
+    "NotFoundError": "features.errors",
     "PlanError": "features.errors",
+    "ServiceError": "features.errors",
     "SnapshotError": "features.errors",
+    "StateError": "features.errors",
     "TrainingError": "features.errors",
     "UnavailableError": "features.errors",
     "UnifiedEmbedding": "trainer.embedding",

@@ -7,6 +7,7 @@ process that dies meanwhile is started again with what is in force then.
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -221,21 +222,30 @@ class Coordinator:
         return shape
 
     def _each(self, act: Callable[[Replica], str | None]) -> list[str]:
-        """Acts on every process; one that is lost meanwhile is left out.
+        """Acts on every process at a time; one that is lost meanwhile is left out.
 
         Raises the first error of the others, when all are done.
         """
-        results: list[str] = []
-        failure: MuxtableError | None = None
-        for replica in list(self.replicas):
-            try:
-                results.append(act(replica) or "")
-            except UnavailableError as exc:
-                logger.warning("a process was left out: %s", exc)
-            except MuxtableError as exc:
-                failure = failure or exc
-        if failure is not None:
-            raise failure
+        outcomes = self._outcomes(act)
+        failures = [each for each in outcomes if isinstance(each, MuxtableError)]
+        for failure in failures:
+            if not isinstance(failure, UnavailableError):
+                raise failure
+            logger.warning("a process was left out: %s", failure)
+        results = [each for each in outcomes if isinstance(each, str)]
         if not results:
             raise UnavailableError("no process of the service answers", "try again in a moment")
         return results
+
+    def _outcomes(self, act: Callable[[Replica], str | None]) -> list[str | MuxtableError]:
+        def outcome(replica: Replica) -> str | MuxtableError:
+            try:
+                return act(replica) or ""
+            except MuxtableError as exc:
+                return exc
+
+        replicas = list(self.replicas)
+        if len(replicas) < 2:
+            return [outcome(replica) for replica in replicas]
+        with ThreadPoolExecutor(len(replicas), "replica") as pool:
+            return list(pool.map(outcome, replicas))

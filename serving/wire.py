@@ -148,7 +148,7 @@ class Wire:
             except grpc.RpcError as exc:
                 wait = wait_s(attempt)
                 can_wait = retry and deadline - time.monotonic() > wait
-                if exc.code() not in RETRIED or not can_wait or _is_limit(exc):
+                if not can_wait or not can_retry(exc):
                     raise self._error(exc) from None
             except ValueError as exc:  # the channel was closed
                 raise ConfigError(f"{self.target}: the client is closed", "make a new one") from exc
@@ -180,7 +180,11 @@ class Wire:
         return error_of(error, self.target)
 
 
-def _is_limit(error: grpc.RpcError) -> bool:
-    """Whether a call was refused for its size, which no second try changes."""
+def can_retry(error: grpc.RpcError) -> bool:
+    """Whether a call that failed may do better at a second try.
+
+    Not one that was refused for its size.
+    """
     details = error.details() or ""
-    return "the limit is" in details or "larger than max" in details
+    is_size = "the limit is" in details or "larger than max" in details
+    return error.code() in RETRIED and not is_size

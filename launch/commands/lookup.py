@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,11 +10,11 @@ from rich.console import Console
 
 from features.errors import ConfigError
 from launch.console import Column, Output, facts, table
-from launch.targets import Checkpoint, RunPath, open_rows, parse_checkpoint
+from launch.remote import Ca, Cert, Key, TokenFile, open_client
+from launch.remote_lookup import look_up_at
+from launch.targets import Checkpoint, open_rows, parse_checkpoint
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from features.parquet import Dataset
 
 # Negative numbers look like options; typer hands unknown options through as values.
@@ -23,8 +24,10 @@ _SHOWN = 8
 
 def command(
     ctx: typer.Context,
-    run_path: RunPath,
-    feature: Annotated[str, typer.Argument(help="Embedded feature.")],
+    run_path: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run; not with --server.")
+    ],
+    feature: Annotated[str | None, typer.Argument(help="Embedded feature.")] = None,
     values: Annotated[
         list[str] | None,
         typer.Argument(metavar="VALUE...", help="The value; for a cross one for each part."),
@@ -35,15 +38,33 @@ def command(
         typer.Option(metavar="FILES", help="Parquet files to look for values in the same rows."),
     ] = None,
     checkpoint: Checkpoint = "best",
+    server: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Ask a running service instead.")
+    ] = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
 ) -> None:
     """Print the rows of one value, the values seen in the same rows, and its vector."""
     output: Output = ctx.obj
-    words = values or []
+    words = [*([] if feature is None else [feature]), *(values or [])]
+    if server is not None:
+        feature = str(run_path)
+    elif words:
+        feature = words.pop(0)
+    else:
+        raise ConfigError("there is no feature", "give RUN, FEATURE and a VALUE")
     for word in words:
         if word.startswith("--"):
             raise ConfigError(f"there is no option {word}", "`muxtable lookup --help` lists them")
     if null == bool(words):
         raise ConfigError("one value is looked up at a time", "give a value, or --null")
+    if server is not None:
+        with open_client(server, token_file, ca, cert, key) as client:
+            found = look_up_at(client, server, feature, words)
+        output.result(found, lambda console: render_remote(console, found))
+        return
     which = parse_checkpoint(checkpoint)
     dataset = None if data is None else open_rows(data)
     document = look_up(run_path, feature, words, dataset, which)
@@ -102,6 +123,20 @@ def look_up(
             for each in found.residents
         ]
     return document
+
+
+def render_remote(console: Console, document: dict[str, Any]) -> None:
+    """Draws the answer of a service for a person."""
+    value = document["value"]
+    name = " x ".join(value) if isinstance(value, list) else value
+    rows = [("answered by", f"{document['version']} (promotion {document['promotion']})")]
+    console.print(facts(f"{document['feature']} = {name or 'null'}", rows))
+    width = len(document["vector"]) // document["lookups"]
+    lines = [
+        [k, _vector_text(document["vector"][k * width : (k + 1) * width])]
+        for k in range(document["lookups"])
+    ]
+    console.print(table("", [Column("lookup"), Column("vector", right=False)], lines))
 
 
 def render_lookup(console: Console, document: dict[str, Any]) -> None:

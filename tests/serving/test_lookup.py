@@ -53,9 +53,11 @@ def test_float16_is_what_float32_rounds_to(tmp_path):
     table = table_of(50)
     expected = offline(tmp_path, table)
 
-    with served(tmp_path) as service:
-        with Client(f"127.0.0.1:{service.port}", wire="float16") as client:
-            found = client.lookup(columns_of(table))
+    with (
+        served(tmp_path) as service,
+        Client(f"127.0.0.1:{service.port}", wire="float16") as client,
+    ):
+        found = client.lookup(columns_of(table))
 
     for name, vectors in expected.items():
         assert np.array_equal(found[name], vectors.astype(np.float16).astype(np.float32))
@@ -148,7 +150,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     with connected(tmp_path) as client:
         with pytest.raises(DataError, match="nobody"):
             client.lookup({"nobody": [1]})
-        with pytest.raises(DataError, match='"user".*strings'):
+        with pytest.raises(DataError, match=r'"user".*strings'):
             client.lookup({"user": ["seven"]})
         with pytest.raises(DataError, match="length"):
             client.lookup({"user": [1], "city": ["a", "b"]})
