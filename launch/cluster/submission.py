@@ -119,12 +119,11 @@ class Jobs:
             )
         from ray.job_submission import JobSubmissionClient
 
-        # They have levels of their own.
-        for name in ("dashboard_sdk", "job.sdk"):
-            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
-
         self.address = address
         self._client = _translating(address, lambda: JobSubmissionClient(address))
+        # Two of them have levels of their own.
+        for name in ("", ".dashboard.modules.dashboard_sdk", ".dashboard.modules.job.sdk"):
+            logging.getLogger(f"ray{name}").setLevel(logging.ERROR)
 
     def submit(self, folder: Path, command: str) -> str:
         """Uploads a folder and starts a command in it; returns the job's id."""
