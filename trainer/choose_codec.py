@@ -73,15 +73,16 @@ def candidates(layout: Layout) -> tuple[str, ...]:
     width = layout.width
     texts = [_WHOLE, "bfloat16", "float16", "int8", "float8", "int4", "int2"]
     texts += [f"binary:{refinements}" for refinements in (3, 1, 0)]
-    for part_width in (2, 4):
-        if width % part_width == 0 and width > part_width:
-            parts = width // part_width
+    # Parts of at least 2 and of at least 4 values, where the width has such divisors.
+    for least in (2, 4):
+        part_widths = [each for each in range(least, width) if width % each == 0]
+        for parts in [width // each for each in part_widths[:1]]:
             texts += [f"pq:{parts}x8", f"opq:{parts}x8"]
     for dims in sorted({-(-3 * width // 4), -(-width // 2)} - {width}, reverse=True):
         texts += [f"pca:{dims}+int8", f"pca:{dims}+float8"]
     most = max(len(route.lookups) for route in layout.routes)
     texts += [f"prefix:{count}+int8" for count in range(most - 1, 0, -1)]
-    return tuple(texts)
+    return tuple(dict.fromkeys(texts))
 
 
 def try_codecs(
