@@ -55,7 +55,8 @@ class Server:
         guard = Guard(Access(settings.access, default), metrics, AccessLog(settings.access_log))
         self._pools = [
             ThreadPoolExecutor(settings.num_threads, "lookup"),
-            ThreadPoolExecutor(settings.max_streams, "stream"),
+            # More threads than streams, so that one too many is refused instead of waiting.
+            ThreadPoolExecutor(settings.max_streams + _SPARE_CALLS, "stream"),
             ThreadPoolExecutor(_NUM_COMMANDS, "command"),
         ]
         self._server = grpc.server(
