@@ -1,4 +1,7 @@
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from native import codec_reference, codecs
 from tests.native.arrays import available, instruction_set, spread
 
+ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("float32", "float16", "bfloat16", "int8", "int4", "int2", "float8", "binary")
 WIDTHS = (1, 2, 3, 7, 8, 10, 15, 16, 17, 30, 32, 33, 64, 100, 128, 130)
 
@@ -306,3 +310,44 @@ def test_a_call_lets_other_threads_run():
     counter.join()
 
     assert during >= 3
+
+
+GUARDED = """
+import ctypes, mmap
+import numpy as np
+from native import codecs
+from tests.native.arrays import available
+from tests.native.test_codecs import KINDS
+from native import kernels
+
+page = mmap.PAGESIZE
+memory = mmap.mmap(-1, 3 * page)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.mprotect(ctypes.c_void_p(start + 2 * page), page, 0) == 0
+whole = np.frombuffer(memory, np.uint8, 2 * page)
+codebook = np.zeros((5, 256, 3), np.float32)
+for name in available():
+    kernels.choose(name)
+    for kind in (*KINDS, "pq"):
+        for width in (1, 15, 17, 33) if kind != "pq" else (15,):
+            size = codecs.row_bytes(kind, width, 5 if kind == "pq" else 3)
+            for num_rows in (1, 7):
+                # Ends where the memory that may be read ends.
+                table = whole[len(whole) - num_rows * size :].reshape(num_rows, size)
+                rows = np.arange(num_rows)
+                book = codebook if kind == "pq" else None
+                out = np.empty((num_rows, width), np.float32)
+                codecs.gather_decode(kind, table, rows, out, codebook=book)
+                codecs.decode(kind, table, out, codebook=book)
+                codecs.gather_raw(table, rows, np.empty_like(table))
+print("unharmed")
+"""
+
+
+def test_nothing_behind_a_table_is_read():
+    done = subprocess.run(
+        [sys.executable, "-c", GUARDED], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout == "unharmed\n", (done.returncode, done.stderr)
