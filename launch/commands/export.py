@@ -9,16 +9,20 @@ import typer
 from rich.console import Console
 
 from features.errors import ConfigError
+from launch.codec_trials import draw, render_trials, trials_json, try_all
 from launch.console import Column, Output, facts, share_text, size_text, table
 from launch.progress import RunProgress
 from launch.targets import Checkpoint, RunPath, open_rows, parse_checkpoint
 
 if TYPE_CHECKING:
     from features.parquet import Dataset
+    from trainer.choose_codec import Trial
     from trainer.export import Export
     from trainer.run import Run
 
 _DEFAULT_CODEC = "float32"
+_AUTO = "auto"
+_MAX_AUC_LOSS = 0.0005
 
 
 def command(
@@ -33,44 +37,87 @@ def command(
         str | None,
         typer.Option(metavar="CODEC|auto", help="How rows are stored: float32 (default), int8..."),
     ] = None,
+    max_auc_loss: Annotated[
+        float | None,
+        typer.Option(min=0, help="What --codec auto may lose of the AUC (default 0.0005)."),
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Only print and plot bytes against AUC, by codec.")
+    ] = False,
     delta_from: Annotated[
         str | None,
         typer.Option(metavar="VERSION", help="Write only what changed since this version."),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="FILES", help="Parquet files whose values are written."),
+        typer.Option(metavar="FILES", help="Parquet files: of the values, or to try codecs on."),
     ] = None,
     checkpoint: Checkpoint = "best",
     name: Annotated[
         str | None, typer.Option(metavar="VERSION", help="Its name; else v- and the step.")
     ] = None,
-    tower: Annotated[
-        bool, typer.Option(help="Put the model on top of the embeddings beside the rows, as ONNX.")
-    ] = True,
+    no_tower: Annotated[
+        bool, typer.Option("--no-tower", help="Leave out the model on top, tower.onnx.")
+    ] = False,
 ) -> None:
     """Write a trained table as a version to serve, as Parquet files or as indexes."""
     output: Output = ctx.obj
     which = parse_checkpoint(checkpoint)
+    own = {"--codec": codec, "--delta-from": delta_from, "--name": name}
     if to != "snapshot":
-        _refuse(f"--to {to}", {"--codec": codec, "--delta-from": delta_from, "--name": name})
-    elif data is not None:
-        _refuse("a version", {"--data": data})
+        _refuse(f"--to {to}", {**own, "--compare": compare or None})
+    elif compare:
+        _refuse("--compare", own)
+    elif codec != _AUTO:
+        _refuse("a version by another codec than auto", {"--data": data})
+    if codec != _AUTO:
+        _refuse("another codec than auto", {"--max-auc-loss": max_auc_loss})
+        _check_codec(codec)
     from trainer.export import Export
     from trainer.run import Run
 
     run = Run.open(run_path)
+    render = _render_version
     with RunProgress(output) as progress, Export(run, which) as export:
         if to != "snapshot":
             dataset = _rows_of(run, data)
-            files = _write_values(export, progress, dataset, out, has_index=to == "faiss")
-            output.result(files, lambda console: _render_values(console, files))
-            return
-        document = _write_version(export, progress, out, codec, delta_from, name, tower=tower)
-    output.result(document, lambda console: _render_version(console, document))
+            document = _write_values(export, progress, dataset, out, has_index=to == "faiss")
+            render = _render_values
+        elif compare:
+            trials = try_all(export, progress, which, data)
+            document = {"step": export.step, "codecs": trials_json(trials)}
+            document["chart"] = str(draw(trials, out))
+            render = render_trials
+        elif delta_from is not None:
+            document = _write_delta(
+                export, progress, out, delta_from, codec, name, tower=not no_tower
+            )
+        else:
+            trials = None
+            if codec == _AUTO:
+                trials = try_all(export, progress, which, data)
+                codec = _smallest(trials, max_auc_loss)
+            document = _write_version(export, progress, out, codec, name, tower=not no_tower)
+            if trials is not None:
+                document["codecs"] = trials_json(trials)
+    output.result(document, lambda console: render(console, document))
 
 
-def _refuse(what: str, options: dict[str, str | None]) -> None:
+def _check_codec(codec: str | None) -> None:
+    """Refuses a codec that does not exist before anything slow begins."""
+    from storage.codecs import codec_named
+
+    if codec is not None:
+        codec_named(codec)
+
+
+def _smallest(trials: list[Trial], max_auc_loss: float | None) -> str:
+    from trainer.choose_codec import choose
+
+    return choose(trials, _MAX_AUC_LOSS if max_auc_loss is None else max_auc_loss).codec
+
+
+def _refuse(what: str, options: dict[str, Any]) -> None:
     for option, value in options.items():
         if value is not None:
             raise ConfigError(f"{option} does not go with {what}", f"leave {option} out")
@@ -81,7 +128,6 @@ def _write_version(
     progress: RunProgress,
     out: Path,
     codec: str | None,
-    delta_from: str | None,
     name: str | None,
     *,
     tower: bool,
@@ -92,8 +138,6 @@ def _write_version(
 
     name = name or version_name(export.step)
     threads = num_threads(export.run.job.train)
-    if delta_from is not None:
-        return _write_delta(export, progress, out, delta_from, codec, name, threads, tower=tower)
     factory = codec_named(codec or _DEFAULT_CODEC)
     chosen = export.codec(factory)
     progress.stage("export", export.layout.rows)
@@ -120,13 +164,16 @@ def _write_delta(
     out: Path,
     delta_from: str,
     codec: str | None,
-    name: str,
-    threads: int,
+    name: str | None,
     *,
     tower: bool,
 ) -> dict[str, Any]:
     from storage.snapshot import open_snapshot
+    from storage.versions import version_name
+    from trainer.model import num_threads
 
+    name = name or version_name(export.step)
+    threads = num_threads(export.run.job.train)
     path = Path(delta_from) if Path(delta_from).parent.name else out / delta_from
     with open_snapshot(path) as parent:
         if codec not in (None, parent.codec.text):
@@ -164,6 +211,9 @@ def _render_version(console: Console, document: dict[str, Any]) -> None:
         ("rows", f"{document['rows']:,} by {document['codec']}"),
         ("size", size_text(document["size_bytes"])),
     ]
+    if "codecs" in document:
+        chosen = next(c for c in document["codecs"] if c["codec"] == document["codec"])
+        rows.append(("AUC lost", f"{chosen['auc_loss']:+.5f} of {len(document['codecs'])} tried"))
     if "delta" in document:
         delta = document["delta"]
         share = delta["changed"] / max(document["rows"], 1)

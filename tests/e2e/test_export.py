@@ -16,9 +16,15 @@ from features.columns import table_keys
 from features.parquet import open_dataset
 from features.scan import scan
 from features.schema import FeatureSet
+from launch.commands.lookup import look_up
+from launch.version_diff import compare, made_up_ids
+from storage.codecs import codec_named
 from storage.snapshot import Snapshot, open_snapshot
 from tests.launch.command import ROOT, muxtable
+from tests.storage.test_snapshot import files_of
 from tests.trainer.clicks import write_clicks
+from trainer.export import Export
+from trainer.run import Run
 
 JOB = """
 [data]
@@ -64,10 +70,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def export(folder: Path, *options: object) -> dict:
-    done = muxtable("export", folder / "run", *options, "--json")
+@pytest.fixture(scope="module")
+def version(folder: Path) -> Path:
+    """Returns the run's best checkpoint as a version, the only one in its folder."""
+    done = muxtable("export", folder / "run", "--out", folder / "versions", "--json")
     assert done.code == 0, done.err
-    return done.document
+    return Path(done.document["path"])
 
 
 def scored(folder: Path, snapshot: Snapshot) -> np.ndarray:
@@ -89,141 +97,25 @@ def scored(folder: Path, snapshot: Snapshot) -> np.ndarray:
     return np.concatenate(scores)
 
 
-def test_lookups_and_the_graph_of_a_version_score_as_predict_does(folder, tmp_path):
+def test_lookups_and_the_graph_of_a_version_score_as_predict_does(folder, version, tmp_path):
     done = muxtable("predict", folder / "run", folder / "test", "--out", tmp_path / "scores")
     assert done.code == 0, done.err
     files = sorted((tmp_path / "scores").glob("*.parquet"))
     expected = np.concatenate([pq.read_table(file)["score"].to_numpy() for file in files])
 
-    export(folder, "--out", tmp_path / "versions")
-    again = muxtable("export", folder / "run", "--out", tmp_path / "versions")
-
-    assert again.code == 2
-    assert "exists already" in again.err
-    (path,) = (tmp_path / "versions").iterdir()
-    with open_snapshot(path) as snapshot:
+    with open_snapshot(version) as snapshot:
         found = scored(folder, snapshot)
+
     assert len(found) == 10_000
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_the_same_checkpoint_gives_the_same_bytes(folder, tmp_path):
-    paths = [
-        Path(export(folder, "--codec", "pq:2x8", "--out", tmp_path / turn)["path"])
-        for turn in ("first", "second")
-    ]
+def test_the_example_scores_with_a_version_alone(folder, version):
+    with open_snapshot(version) as snapshot:
+        expected = scored(folder, snapshot)
 
-    files = [{each.name: each.read_bytes() for each in path.iterdir()} for path in paths]
-    assert files[0] == files[1]
-
-
-def test_a_delta_gives_the_version_it_was_made_for(folder, tmp_path):
-    out = tmp_path / "versions"
-    base = export(folder, "--out", out, "--codec", "int8", "--checkpoint", 10)
-    whole = export(folder, "--out", tmp_path / "whole", "--codec", "int8", "--checkpoint", "last")
-
-    delta = export(folder, "--out", out, "--delta-from", base["version"], "--checkpoint", "last")
-    inspected = muxtable("inspect", delta["path"], "--verify", "--json")
-    applied = muxtable("apply", delta["path"], "--json")
-
-    assert 0 < delta["delta"]["changed"] <= delta["rows"]
-    assert inspected.document["proved"] == applied.document["digest"] == delta["digest"]
-    other = muxtable(
-        "export", folder / "run", "--out", out, "--delta-from", base["version"], "--codec", "int4"
-    )
-    assert other.code == 2
-    assert "cannot stand on it" in other.err
-    files = [
-        {each.name: each.read_bytes() for each in Path(path).iterdir()}
-        for path in (applied.document["path"], whole["path"])
-    ]
-    assert files[0].keys() == files[1].keys()
-    assert files[0] == files[1]
-
-
-def test_versions_are_compared_by_feature(folder, tmp_path):
-    first = export(folder, "--out", tmp_path, "--checkpoint", 10)
-    second = export(folder, "--out", tmp_path, "--codec", "int8", "--checkpoint", "last")
-
-    same = muxtable("diff", first["path"], first["path"], "--json").document
-    other = muxtable(
-        "diff", first["path"], second["path"], "--data", folder / "test", "--json"
-    ).document
-
-    for each in same["features"]:
-        assert (each["cosine"], each["changed"], each["norm_ratio"]) == (1, 0, 1)
-        assert each["nearest_kept"] in (None, 1)
-    features = {each["feature"]: each for each in other["features"]}
-    assert features.keys() == {"user", "item", "tags", "user_item", "price_band"}
-    assert features["user"]["values"] == 60
-    assert features["user"]["cosine"] < 0.9999
-    assert features["user"]["changed"] > 0.5
-    assert 0 <= features["user"]["nearest_kept"] < 1
-
-
-def test_values_are_written_with_the_vectors_that_training_gave_them(folder, tmp_path):
-    export(folder, "--out", tmp_path / "versions")
-    written = export(
-        folder, "--out", tmp_path / "values", "--to", "faiss", "--data", folder / "test"
-    )
-
-    (path,) = (tmp_path / "versions").iterdir()
-    files = {each["feature"]: each for each in written["files"]}
-    items = pq.read_table(files["item"]["path"])
-    with open_snapshot(path) as snapshot:
-        for name, of_parts in (("user", False), ("user_item", True)):
-            table = pq.read_table(files[name]["path"])
-            values = table["value"].to_pylist()
-            words = [list(v.values()) if of_parts else [v] for v in values[:40]]
-            looked_up = muxtable(
-                "lookup", folder / "run", name, *map(str, words[7]), "--json"
-            ).document
-            np.testing.assert_array_equal(
-                np.float32(table["vector"].to_pylist()[7]), np.float32(looked_up["vector"])
-            )
-        assert len(set(items["value"].to_pylist())) == items.num_rows == files["item"]["values"]
-        bands = pq.read_table(files["price_band"]["path"])
-        assert bands.column_names == ["value", "from", "to", "vector"]
-        keys = KeyColumn(np.arange(bands.num_rows - 1, dtype=np.uint64))
-        np.testing.assert_array_equal(
-            np.float32(bands["vector"].to_pylist()[:-1]), snapshot.lookup("price_band", keys)
-        )
-    index = faiss.read_index(files["item"]["index"])
-    vectors = np.float32(items["vector"].to_pylist())
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    near, numbers = index.search(unit, 1)
-    np.testing.assert_allclose(near[:, 0], 1, atol=1e-5)
-    assert index.ntotal == items.num_rows
-    # Values in the same rows are the same to the model.
-    np.testing.assert_allclose(unit[numbers[:, 0]], unit, atol=1e-5)
-    again = muxtable("export", folder / "run", "--out", tmp_path / "values", "--to", "parquet")
-    assert again.code == 2
-    assert "exists" in again.err
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--codec", "int9"], 'did you mean "int'),
-        (["--checkpoint", "3"], "no checkpoint of step 3"),
-        (["--delta-from", "v-0000000001"], "no checkpoint or snapshot"),
-        (["--to", "parquet", "--codec", "int8"], "--codec does not go with --to parquet"),
-    ],
-)
-def test_mistakes_are_said_in_one_screen(folder, tmp_path, options, message):
-    done = muxtable("export", folder / "run", "--out", tmp_path / "versions", *options)
-
-    assert done.code == 2
-    assert message in done.err
-    assert "Traceback" not in done.err
-    left = list((tmp_path / "versions").iterdir()) if (tmp_path / "versions").exists() else []
-    assert left == []
-
-
-def test_the_example_scores_with_a_version_alone(folder, tmp_path):
-    version = export(folder, "--out", tmp_path, "--codec", "int8")
     done = subprocess.run(
-        [sys.executable, ROOT / "examples/score_with_onnx.py", version["path"], folder / "test"],
+        [sys.executable, ROOT / "examples/score_with_onnx.py", version, folder / "test"],
         capture_output=True,
         text=True,
         check=False,
@@ -231,4 +123,135 @@ def test_the_example_scores_with_a_version_alone(folder, tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["rows"] == 10_000
+    document = json.loads(done.stdout)
+    assert document["rows"] == 10_000
+    assert document["mean_score"] == pytest.approx(expected.mean())
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(folder, tmp_path):
+    made = muxtable(
+        *("export", folder / "run", "--codec", "pq:2x8", "--out", tmp_path / "a", "--json")
+    ).document
+
+    with Export(Run.open(folder / "run")) as run:
+        codec = run.codec(codec_named("pq:2x8"))
+        again = run.write(tmp_path / "b", made["version"], codec)
+
+    assert files_of(Path(made["path"])) == files_of(again.path)
+    assert made["digest"] == again.digest
+
+
+def test_a_delta_gives_the_version_it_was_made_for(folder, tmp_path):
+    run = Run.open(folder / "run")
+    with Export(run, 10) as early, Export(run, "last") as late:
+        codec = early.codec(codec_named("int8"))
+        base = early.write(tmp_path, "v-0000000010", codec)
+        whole = late.write(tmp_path / "whole", "v-0000000020", codec)
+
+    made = muxtable(
+        *("export", folder / "run", "--out", tmp_path, "--delta-from", base.name),
+        *("--checkpoint", "last", "--json"),
+    ).document
+    inspected = muxtable("inspect", made["path"], "--verify", "--json").document
+    applied = muxtable("apply", made["path"], "--json").document
+
+    assert 0 < made["delta"]["changed"] <= made["rows"]
+    assert inspected["proved"] == applied["digest"] == made["digest"] == whole.digest
+    assert files_of(Path(applied["path"])) == files_of(whole.path)
+
+
+def test_the_smallest_codec_that_holds_is_chosen_out_of_those_compared(folder, tmp_path):
+    compared = muxtable(
+        *("export", folder / "run", "--compare", "--out", tmp_path / "chart", "--json")
+    ).document
+    made = muxtable(
+        *("export", folder / "run", "--codec", "auto", "--max-auc-loss", 0.01, "--json"),
+        *("--out", tmp_path / "versions"),
+    ).document
+
+    assert made["codecs"] == compared["codecs"]
+    assert Path(compared["chart"]).read_bytes()[:4] == b"\x89PNG"
+    by_name = {each["codec"]: each for each in made["codecs"]}
+    chosen = by_name[made["codec"]]
+    assert chosen["auc_loss"] <= 0.01
+    assert all(
+        each["auc_loss"] > 0.01
+        for each in by_name.values()
+        if each["table_bytes"] < chosen["table_bytes"]
+    )
+    with open_snapshot(Path(made["path"])) as snapshot:
+        assert snapshot.codec.text == made["codec"]
+
+
+def test_versions_are_compared_by_feature(folder, version, tmp_path):
+    with Export(Run.open(folder / "run"), 10) as early:
+        other = early.write(tmp_path, "v-0000000010", early.codec(codec_named("int8")))
+
+    different = muxtable(
+        *("diff", version, other.path, "--data", folder / "test", "--json")
+    ).document
+    with open_snapshot(version) as one:
+        same = compare(one, one, made_up_ids(one, 500), 10)
+
+    for each in same:
+        assert (each.cosine, each.changed, each.norm_ratio) == (pytest.approx(1), 0, 1)
+        assert each.nearest_kept in (None, 1)
+    features = {each["feature"]: each for each in different["features"]}
+    assert features.keys() == {"user", "item", "tags", "user_item", "price_band"}
+    assert features["user"]["values"] == 60
+    assert features["user"]["cosine"] < 0.9999
+    assert features["user"]["changed"] > 0.5
+    assert 0 <= features["user"]["nearest_kept"] < 1
+
+
+def test_values_are_written_with_the_vectors_that_training_gave_them(folder, version, tmp_path):
+    out = tmp_path / "values"
+
+    written = muxtable(
+        *("export", folder / "run", "--out", out, "--to", "faiss", "--data", folder / "test"),
+        "--json",
+    ).document
+
+    files = {each["feature"]: each for each in written["files"]}
+    for name in ("user", "item", "user_item"):
+        rows = pq.read_table(files[name]["path"]).to_pylist()
+        value = rows[7]["value"]
+        words = list(value.values()) if isinstance(value, dict) else [value]
+        expected = look_up(folder / "run", name, [str(word) for word in words], None, "best")
+        assert [np.float32(x) for x in rows[7]["vector"]] == expected["vector"]
+        assert len({str(row["value"]) for row in rows}) == len(rows) == files[name]["values"]
+    tags = pq.read_table(files["tags"]["path"])["value"].to_pylist()
+    assert sorted(tags) == list(range(9))
+    bands = pq.read_table(files["price_band"]["path"])
+    assert bands.column_names == ["value", "from", "to", "vector"]
+    keys = KeyColumn(np.arange(bands.num_rows - 1, dtype=np.uint64))
+    with open_snapshot(version) as snapshot:
+        np.testing.assert_array_equal(
+            np.float32(bands["vector"].to_pylist()[:-1]), snapshot.lookup("price_band", keys)
+        )
+    index = faiss.read_index(files["item"]["index"])
+    vectors = np.float32(pq.read_table(files["item"]["path"])["vector"].to_pylist())
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    near, numbers = index.search(unit, 1)
+    assert index.ntotal == len(vectors)
+    np.testing.assert_allclose(near[:, 0], 1, atol=1e-5)
+    # Values in the same rows are the same to the model.
+    np.testing.assert_allclose(unit[numbers[:, 0]], unit, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--codec", "int9"], 'did you mean "int'),
+        (["--codec", "int8"], "exists already"),
+        (["--delta-from", "v-0000000001"], "no checkpoint or snapshot"),
+        (["--to", "parquet", "--codec", "int8"], "--codec does not go with --to parquet"),
+    ],
+)
+def test_mistakes_are_said_in_one_screen(folder, version, options, message):
+    done = muxtable("export", folder / "run", "--out", version.parent, *options)
+
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert [each.name for each in version.parent.iterdir()] == [version.name]
