@@ -102,7 +102,7 @@ def _of_class(key_class: str | None) -> tuple[int, ...] | tuple[str, ...]:
 def _key(route: FeatureRoute, value: ProbeValue) -> int | None:
     """Returns the key of a value as a caller writes it; None where it is none of the feature."""
     if isinstance(value, tuple):
-        if len(value) != len(route.feature.parts):
+        if not value or len(value) != len(route.feature.parts):
             return None
         return int(cross_keys([(np.array([key_of(part)], np.uint64), None) for part in value])[0])
     if route.edges is not None and isinstance(value, int | float):
