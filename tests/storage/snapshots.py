@@ -18,8 +18,9 @@ EDGES = (-1.0, 0.5, 3.0)
 LINEAGE = Lineage(run="0123456789abcdef", job="a" * 64, step=12, checkpoint="b" * 64)
 
 
-def every_kind() -> Layout:
-    """Categorical of both classes, exact, list, sequence, cross and bucketized features."""
+def every_kind(rows: int = 997) -> Layout:
+    """Categorical of both classes, exact, list, sequence, cross and bucketized features; `rows` are
+    those of the shared region."""
     features = [
         Feature(name="user", kind="categorical", columns=("user",), num_lookups=2),
         Feature(name="city", kind="categorical", columns=("city",), num_lookups=3),
@@ -41,8 +42,8 @@ def every_kind() -> Layout:
         width=WIDTH,
         hash_seed=7,
         regions=[
-            Region(name="shared", kind="shared", base=0, rows=997, width=WIDTH),
-            Region(name="day", kind="exact", base=997, rows=exact, width=WIDTH),
+            Region(name="shared", kind="shared", base=0, rows=rows, width=WIDTH),
+            Region(name="day", kind="exact", base=rows, rows=exact, width=WIDTH),
         ],
         placements=[
             Placement(

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.batches import KeyBatch
+from features.batches import KeyBatch, KeyColumn
 from features.errors import CodecError, SnapshotError
 from native import kernels
 from storage import canonical
@@ -21,6 +21,7 @@ from storage.snapshot import open_snapshot
 from storage.snapshot_record import SNAPSHOT
 from storage.snapshot_writer import write_snapshot
 from storage.versions import version_name, version_names
+from tests.golden.snapshot_v1 import make_snapshot
 from tests.launch.command import ROOT
 from tests.storage.snapshots import (
     LINEAGE,
@@ -32,6 +33,8 @@ from tests.storage.snapshots import (
 )
 
 VERSION = "v-0000000012"
+GOLDEN = Path(make_snapshot.__file__).parent / "versions" / VERSION
+GOLDEN_DIGEST = "98c000e11f60ac539a4d89feda733499eeddd2e6898bac08842e409274ca1168"
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -232,3 +235,25 @@ def test_a_flipped_bit_in_a_row_is_refused_with_the_files_name(tmp_path):
 
     with pytest.raises(SnapshotError, match=r"rows-00000\.safetensors"):
         open_snapshot(tmp_path / VERSION)
+
+
+def test_the_golden_snapshot_is_written_with_the_same_bytes(tmp_path):
+    digest = make_snapshot.write(tmp_path / "versions")
+
+    assert digest == GOLDEN_DIGEST
+    assert files_of(tmp_path / "versions" / VERSION) == files_of(GOLDEN)
+
+
+def test_the_golden_snapshot_is_read():
+    with open_snapshot(GOLDEN, expected_digest=GOLDEN_DIGEST) as snapshot:
+        assert snapshot.name == VERSION
+        assert snapshot.codec.text == "int8"
+        assert snapshot.record.tower.dense == ("price",)
+        assert snapshot.file("tower.onnx") == b"no graph, but bytes"
+        user = snapshot.lookup("user", KeyColumn(np.array([7, 0], np.uint64)))
+        assert user.shape == (2, 8)
+        # Its table is (37 n mod 101 - 50) / 64, n counted over rows and columns.
+        rows = snapshot.layout.rows_of("user", KeyColumn(np.array([7], np.uint64)))[:, 0]
+        numbers = rows[:, None] * 4 + np.arange(4)
+        expected = ((numbers * 37) % 101 - 50) / 64
+        np.testing.assert_allclose(user[0], expected.reshape(-1), atol=100 / 64 / 510 + 1e-6)
