@@ -14,7 +14,10 @@ from trainer.representations.registry import build_layout
 from trainer.stream import BatchStream
 from trainer.traffic import measure_traffic
 
-JOB = {"data": {"streams": 4}, "table": {"rows": 300, "width": 16, "exact_below": 20}}
+JOB = {
+    "data": {"streams": 4},
+    "table": {"rows": 300, "width": 16, "exact_below": 20, "transport": "network"},
+}
 
 
 def _prepared(folder):
