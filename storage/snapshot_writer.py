@@ -32,7 +32,7 @@ OnRows = Callable[[int], None]
 OnBlock = Callable[[int, NDArray[np.uint8]], None]
 
 # Bytes of float32 rows that are encoded at a time.
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
