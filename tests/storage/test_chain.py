@@ -9,6 +9,7 @@ import pytest
 from features.errors import SnapshotError
 from storage.bundle import BundleWriter, open_bundle
 from storage.chain import ROWS, open_checkpoint
+from tests.golden.delta_v1 import make_delta
 
 RNG = np.random.default_rng(0)
 TABLE = RNG.random((5000, 7), dtype=np.float32)
@@ -153,3 +154,22 @@ def test_a_link_that_is_none_is_refused(tmp_path, link):
 
     with pytest.raises(SnapshotError, match=str(tmp_path)):
         open_checkpoint(path)
+
+
+GOLDEN = Path(make_delta.__file__).parent
+DIGEST = "278dab8b30e0b73a1c357504d71e7b30c0edb068fe1fcfd7fc8673602b42488b"
+
+
+def test_the_golden_delta_is_written_with_the_same_bytes(tmp_path):
+    assert make_delta.write(tmp_path) == DIGEST
+
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert len(files) == 6
+    for path in files:
+        assert path.read_bytes() == (GOLDEN / path.relative_to(tmp_path)).read_bytes(), path
+
+
+def test_the_golden_delta_is_read():
+    with open_checkpoint(GOLDEN / "delta", expected_digest=DIGEST) as checkpoint:
+        expected = make_delta.changed_table()
+        assert checkpoint.tensor("table.weight").tobytes() == expected.tobytes()
