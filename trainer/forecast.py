@@ -10,6 +10,7 @@ What is counted, each at its largest:
                       find the memory of the first in pieces and add to it
     reading           the pass of the profile, and later the row groups a thread decodes
     activations       what forward and backward keep of a batch, and of an evaluation's larger one
+    changed rows      which rows the next delta will hold
     checkpoint copy   the copy of the tensors that is written in the background
     predictions       the predictions of an evaluation, held in order
 
@@ -121,6 +122,8 @@ def forecast_memory(
             ("reading", _reading_bytes(job, statistics, dataset, row_bytes, blocks)),
             ("activations", _activation_bytes(job, plan)),
             ("exchange", _exchange_bytes(job, plan)),
+            # A byte a row says whether it changed.
+            ("changed rows", plan.rank_rows if job.run.deltas else 0),
             (
                 "checkpoint copy",
                 min(round(plan.checkpoint_bytes * share), parse_size(job.run.copy_budget)),

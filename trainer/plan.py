@@ -111,8 +111,9 @@ def make_plan(
         world_size=world_size,
         rank_rows=rank_rows,
         checkpoint_bytes=checkpoint,
-        # The best one may be older than all that are kept for their age.
-        disk_bytes=checkpoint * (job.run.keep + 2),
+        # The best one may be older than all that are kept for their age; and it and the oldest of
+        # those may be deltas, whose bases then stay.
+        disk_bytes=checkpoint * (job.run.keep + (4 if job.run.deltas else 2)),
     )
 
 
