@@ -26,6 +26,9 @@ from tests.trainer.clicks import write_clicks
 from trainer.export import Export
 from trainer.run import Run
 
+# Each command starts torch; a busy machine takes its time for that.
+pytestmark = pytest.mark.timeout(180)
+
 JOB = """
 [data]
 train = "train"
