@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 60.0
 # For the resources of an ended group to be free again, and for dead nodes to be known.
 _SETTLE_S = 15.0
+# Where Ray unpacks the working directory of a job.
+_COPIES = "working_dir_files"
 _SHOWN = frozenset({"stage", "trained", "evaluated", "validated", "saved", "note"})
 
 
@@ -58,6 +60,11 @@ def train_on_cluster(order: Order, address: str | None, output: Output) -> dict[
         if where == connection.LOCAL
         else f"joining the Ray cluster at {where}"
     )
+    if _COPIES in order.folder.absolute().parts:
+        output.warn(
+            f"the run lies in the cluster's copy of the job's folder ({order.folder}), and is lost "
+            "with it: --set run.dir=/FOLDER names one that stays"
+        )
     with connection.connected(where, order.workers) as scratch:
         resources = worker_resources(order.job.train.device, order.workers)
         connection.refuse_too_few(order.workers, resources, where)

@@ -12,7 +12,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -138,22 +138,16 @@ class Jobs:
             lambda: self._client.submit_job(entrypoint=command, runtime_env=runtime),
         )
 
-    def follow(self, job_id: str) -> Iterator[str]:
-        """Yields the output of a job, in pieces, until it ends."""
+    def follow(self, job_id: str, write: Callable[[str], object]) -> None:
+        """Hands the output of a job on, in pieces, until it ends."""
         import asyncio
 
-        # Ray's iterator is asynchronous, ours need not be.
-        loop = asyncio.new_event_loop()
-        pieces = self._client.tail_job_logs(job_id)
-        try:
-            while True:
-                try:
-                    yield loop.run_until_complete(anext(pieces))
-                except StopAsyncIteration:
-                    return
-        finally:
-            loop.run_until_complete(pieces.aclose())
-            loop.close()
+        async def pieces() -> None:
+            async for piece in self._client.tail_job_logs(job_id):
+                write(piece)
+
+        # Which also ends the connection in order at Ctrl-C.
+        asyncio.run(pieces())
 
     def ended(self, job_id: str) -> Ended:
         """Waits for the end of a job: it is known a moment after that of its output."""

@@ -54,10 +54,13 @@ def command(
 
 def _follow(jobs: Jobs, job_id: str, output: Output) -> int:
     stream = sys.stderr if output.json else sys.stdout
+
+    def write(piece: str) -> None:
+        stream.write(piece)
+        stream.flush()
+
     try:
-        for piece in jobs.follow(job_id):
-            stream.write(piece)
-            stream.flush()
+        jobs.follow(job_id, write)
         ended = jobs.ended(job_id)
     except KeyboardInterrupt:
         output.note(f"\nthe job goes on without this command. {_hints(jobs, job_id)}")

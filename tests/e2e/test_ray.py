@@ -164,6 +164,22 @@ def test_a_budget_of_no_failures_ends_with_the_first(base, cluster):
 
 
 @pytest.mark.slow
+def test_a_worker_without_memory_is_said_to_be_one(base):
+    # Room for the processes, and not for a table of 8 GiB with Adam's two moments.
+    used, total = memory()
+    limit = {"RAY_memory_usage_threshold": f"{(used + (5 << 30)) / total:.4f}"}
+    with Cluster(2, RAY_memory_monitor_refresh_ms="50", **limit) as small:
+        words = ["--workers", 2, "--address", small.address, "--set", "run.max_failures=0"]
+        words += ["--set", "table.rows=500_000_000"]
+
+        done = small.run("train", *arguments(base, "memory", *words))
+
+    assert done.code == 1, done.err
+    assert "ran out of memory; given up" in done.err
+    assert "muxtable plan --workers" in done.err
+
+
+@pytest.mark.slow
 def test_a_mistake_that_only_the_ranks_see_is_told_once_and_not_tried_again(base, cluster):
     words = ["--workers", 2, "--address", cluster.address, "--set", "data.label=bought"]
 
@@ -230,6 +246,23 @@ def test_a_submitted_job_is_followed_to_its_exit_code(base, cluster, whole):
 
 
 @pytest.mark.slow
+def test_whoever_stops_following_leaves_the_job_running(base, cluster, whole):
+    words = ["--workers", 2, "--address", cluster.dashboard]
+    process = cluster.start("submit", *arguments(base, "left", *words))
+
+    wait_until(lambda: last_step(base / "left") >= 10)
+    process.send_signal(signal.SIGINT)
+    left = finish(process, 20)
+    wait_until((base / "left/result.json").exists, 100)
+
+    assert left.code == 130
+    assert "the job goes on without this command" in left.err
+    assert "ray job stop --address" in left.err
+    assert "Traceback" not in left.err
+    assert outcome(Run.open(base / "left")) == outcome(whole)
+
+
+@pytest.mark.slow
 def test_ray_job_submit_works_and_ray_job_stop_leaves_a_checkpoint(base, cluster, whole):
     ray = str(Path(sys.executable).parent / "ray")
     env = {**cluster.env, "RAY_API_SERVER_ADDRESS": cluster.dashboard}
@@ -276,6 +309,13 @@ def last_step(folder: Path) -> int:
     journal = folder / "metrics.jsonl"
     lines = read_journal(journal) if journal.exists() else []
     return max((line["step"] for line in lines), default=0)
+
+
+def memory() -> tuple[int, int]:
+    """Returns the bytes in use on this machine, and all there are."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    total, free = (int(lines[key].split()[0]) << 10 for key in ("MemTotal", "MemAvailable"))
+    return total - free, total
 
 
 class Canary:
