@@ -28,6 +28,7 @@ class Running:
     def kill(self) -> None:
         self.child.kill()
         self.child.wait(10)
+        self.child.stdout.close()
 
 
 def start(*arguments: object, stderr: Any = None) -> Running:
