@@ -46,9 +46,11 @@ def together(ranks: Ranks, work: Callable[[], T]) -> T:
 
 
 def from_first(ranks: Ranks, work: Callable[[], str]) -> str:
-    """Returns on every rank what `work` returns on rank 0, where alone it runs; raises on all."""
-    result = together(ranks, work) if ranks.is_first else together(ranks, str)
-    return ranks.share(result.encode() if ranks.is_first else None).decode()
+    """Returns on every rank what `work` returns on rank 0, where alone it runs; raises on all.
+
+    It may take longer than the ranks' timeout.
+    """
+    return ranks.by_first(lambda: work().encode()).decode()
 
 
 def until_all(ranks: Ranks, is_done: Callable[[], bool], has_failed: Callable[[], bool]) -> bool:
