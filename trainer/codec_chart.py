@@ -2,13 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from features.errors import ConfigError
 from trainer.choose_codec import Trial
 
+# Where a label may stand beside its point, in points: the first place that is free.
+_PLACES = [
+    *((0, 6, "center", "bottom"), (0, -6, "center", "top")),
+    *((7, 0, "left", "center"), (-7, 0, "right", "center")),
+    *((0, 18, "center", "bottom"), (0, -18, "center", "top")),
+]
+
 
 def draw_trials(trials: Sequence[Trial], path: Path, title: str) -> None:
-    """Writes a PNG of the trials; those that no smaller one beats are joined by a line.
+    """Writes a PNG of the trials; those that no smaller one beats are blue and joined by a line.
 
     Raises ConfigError where matplotlib is missing.
     """
@@ -19,40 +27,22 @@ def draw_trials(trials: Sequence[Trial], path: Path, title: str) -> None:
         raise ConfigError(
             f"a chart needs matplotlib: {exc}", "pip install matplotlib, or leave the chart out"
         ) from exc
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    figure = Figure(figsize=(10, 6), layout="constrained", dpi=150)
+    figure.set_canvas(FigureCanvasAgg(figure))
     axes = figure.add_subplot()
-    best = front(trials)
-    axes.plot(
-        [trial.table_bytes for trial in best],
-        [trial.auc for trial in best],
-        color="#9aa5b1",
-        zorder=1,
-    )
-    for number, trial in enumerate(sorted(trials, key=lambda each: each.table_bytes)):
-        axes.scatter(
-            trial.table_bytes,
-            trial.auc,
-            color="#1f5fa8" if trial in best else "#c05621",
-            s=28,
-            zorder=2,
-        )
-        # Neighbours take turns above and below their points.
-        axes.annotate(
-            trial.codec,
-            (trial.table_bytes, trial.auc),
-            xytext=(0, 7 if number % 2 else -13),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
+    best, others = front(trials), [trial for trial in trials if trial not in front(trials)]
+    for group, colour, line in ((others, "#c05621", ""), (best, "#1f5fa8", "-")):
+        sizes, aucs = [trial.table_bytes for trial in group], [trial.auc for trial in group]
+        axes.plot(sizes, aucs, color=colour, linestyle=line, marker="o", markersize=5, linewidth=1)
     axes.set_xscale("log")
     axes.set_xlabel("bytes of the table")
     axes.set_ylabel("AUC")
     axes.set_title(title)
-    axes.margins(0.08, 0.12)
+    axes.margins(0.1, 0.15)
     axes.grid(visible=True, which="both", linewidth=0.4, color="#d9dee4")
-    figure.set_canvas(FigureCanvasAgg(figure))
-    figure.savefig(path, format="png", dpi=150)
+    figure.draw_without_rendering()
+    _label(axes, trials)
+    figure.savefig(path, format="png")
 
 
 def front(trials: Sequence[Trial]) -> list[Trial]:
@@ -62,3 +52,39 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
         if not best or trial.auc > best[-1].auc:
             best.append(trial)
     return best
+
+
+def _label(axes: Any, trials: Sequence[Trial]) -> None:
+    """Names the points; those that fall together share a label, and none covers another."""
+    points: list[tuple[float, float]] = []
+    names: list[list[str]] = []
+    for trial in sorted(trials, key=lambda each: (each.table_bytes, each.auc)):
+        at = axes.transData.transform((trial.table_bytes, trial.auc))
+        near = [k for k, (x, y) in enumerate(points) if abs(x - at[0]) + abs(y - at[1]) < 16]
+        if near:
+            names[near[0]].append(trial.codec)
+        else:
+            points.append((at[0], at[1]))
+            names.append([trial.codec])
+    taken: list[Any] = []
+    for (x, y), words in zip(points, names, strict=True):
+        for place in _PLACES:
+            text = axes.annotate(
+                ", ".join(words),
+                (x, y),
+                xycoords="figure pixels",
+                xytext=place[:2],
+                textcoords="offset points",
+                ha=place[2],
+                va=place[3],
+                fontsize=8,
+            )
+            # What is outside the layout cannot move the points.
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            covers = any(box.x0 < px < box.x1 and box.y0 < py < box.y1 for px, py in points)
+            if not covers and not any(box.overlaps(other) for other in taken):
+                break
+            if place is not _PLACES[-1]:
+                text.remove()
+        taken.append(box)

@@ -29,33 +29,77 @@ MUXTABLE_INLINE uint32_t size_to_float8(float value) {
   return size < (121u << 23) ? small : normal;
 }
 
+// The smaller, or the larger, of every two lanes.
+MUXTABLE_INLINE Chunk smaller(const Chunk& a, const Chunk& b) {
+  Chunk out;
+  MUXTABLE_FOR_PARTS
+  out.part[p] = (Part)choose_ints(a.part[p] < b.part[p], (Ints)a.part[p], (Ints)b.part[p]);
+  return out;
+}
+
+MUXTABLE_INLINE Chunk larger(const Chunk& a, const Chunk& b) {
+  Chunk out;
+  MUXTABLE_FOR_PARTS
+  out.part[p] = (Part)choose_ints(a.part[p] > b.part[p], (Ints)a.part[p], (Ints)b.part[p]);
+  return out;
+}
+
 struct Extremes {
   float low, high;
 };
 
 MUXTABLE_INLINE Extremes extremes(const float* row, int64_t width) {
-  float low[kLanes], high[kLanes];
-  for (int l = 0; l < kLanes; ++l) low[l] = high[l] = row[0];
-  int64_t j = 0;
-  for (; j + kLanes <= width; j += kLanes)
-    for (int l = 0; l < kLanes; ++l) {
-      const float value = row[j + l];
-      low[l] = value < low[l] ? value : low[l];
-      high[l] = value > high[l] ? value : high[l];
+  float lows[kLanes], highs[kLanes];
+  if (width >= kLanes) {
+    // The last sixteen overlap those before.
+    Chunk low = load(row + width - kLanes), high = low;
+    for (int64_t j = 0; j + kLanes < width; j += kLanes) {
+      const Chunk values = load(row + j);
+      low = smaller(values, low);
+      high = larger(values, high);
     }
-  for (int l = 0; j < width; ++j, ++l) {
-    low[l] = row[j] < low[l] ? row[j] : low[l];
-    high[l] = row[j] > high[l] ? row[j] : high[l];
+    store(lows, low);
+    store(highs, high);
+  } else {
+    for (int l = 0; l < kLanes; ++l) lows[l] = highs[l] = row[l < width ? l : 0];
   }
-  Extremes out{low[0], high[0]};
-  for (int l = 1; l < kLanes; ++l) {
-    out.low = low[l] < out.low ? low[l] : out.low;
-    out.high = high[l] > out.high ? high[l] : out.high;
-  }
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) {
+      lows[l] = lows[l + half] < lows[l] ? lows[l + half] : lows[l];
+      highs[l] = highs[l + half] > highs[l] ? highs[l + half] : highs[l];
+    }
   // Adding zero turns -0 into 0: which of the two is the smallest would depend on the order.
-  out.low += 0.0f;
-  return out;
+  return {lows[0] + 0.0f, highs[0]};
 }
+
+// Codes sixteen values at a time by encode(values, codes), the last ones completed with zeros.
+template <typename Encode>
+MUXTABLE_INLINE void in_sixteens(const float* row, int64_t width, uint8_t* out,
+                                 const Encode& encode) {
+  int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) encode(row + j, out + j);
+  if (j == width) return;
+  float values[kLanes] = {};
+  uint8_t codes[kLanes];
+  for (int64_t l = 0; j + l < width; ++l) values[l] = row[j + l];
+  encode(values, codes);
+  __builtin_memcpy(out + j, codes, static_cast<uint64_t>(width - j));
+}
+
+// A word of as many bytes as a byte holds codes.
+template <int Bits>
+struct CodesOfByte;
+template <>
+struct CodesOfByte<4> {
+  typedef uint16_t Word;
+};
+template <>
+struct CodesOfByte<2> {
+  typedef uint32_t Word;
+};
+
+#define MUXTABLE_FOR_LANES for (int l = 0; l < kLanes; ++l)
+#define MUXTABLE_ALWAYS __attribute__((always_inline))
 
 uint32_t largest_bits(const float* values, int64_t n) {
   uint32_t largest = 0;
@@ -67,6 +111,7 @@ uint32_t largest_bits(const float* values, int64_t n) {
 }
 
 void encode_float16(const float* row, int64_t width, uint8_t* out, int64_t) {
+  // One loop over the row: sixteen at a time the compiler unrolls it and makes no vectors of it.
   for (int64_t j = 0; j < width; ++j) write(out + 2 * j, float_to_half(row[j]));
 }
 
@@ -81,17 +126,20 @@ void encode_int8(const float* row, int64_t width, uint8_t* out, int64_t) {
   const Extremes ends = extremes(row, width);
   const double low = ends.low, span = ends.high - low;
   const double inverse = span > 0 ? 255 / span : 0;
-  for (int64_t j = 0; j < width; ++j) {
-    const double code = ((row[j] - low) * inverse + kRound) - kRound;
-    out[j] = static_cast<uint8_t>(static_cast<int32_t>(code));
-  }
+  in_sixteens(row, width, out, [=](const float* values, uint8_t* codes) MUXTABLE_ALWAYS {
+    MUXTABLE_FOR_LANES {
+      const double code = ((values[l] - low) * inverse + kRound) - kRound;
+      codes[l] = static_cast<uint8_t>(static_cast<int32_t>(code));
+    }
+  });
   write(out + width, static_cast<float>(span / 255));
   write(out + width + 4, ends.low);
 }
 
 template <int Bits>
 void encode_small(const float* row, int64_t width, uint8_t* out, int64_t row_bytes) {
-  constexpr int64_t kPerByte = 8 / Bits, kLevels = (1 << Bits) - 1;
+  typedef typename CodesOfByte<Bits>::Word Word;
+  constexpr int64_t kLevels = (1 << Bits) - 1;
   const Extremes ends = extremes(row, width);
   const uint16_t offset_bits = float_to_half(ends.low);
   const double offset = half_to_float(offset_bits);
@@ -99,33 +147,47 @@ void encode_small(const float* row, int64_t width, uint8_t* out, int64_t row_byt
   const uint16_t scale_bits = float_to_half(static_cast<float>(step > 0 ? step : 0));
   const double scale = half_to_float(scale_bits);
   const double inverse = scale > 0 ? 1 / scale : 0;
-  uint8_t codes[kMaxCodecWidth + 8];
-  for (int64_t j = 0; j < width; ++j) {
-    double code = (row[j] - offset) * inverse;
-    code = code > 0 ? code : 0;
-    code = code < kLevels ? code : kLevels;
-    codes[j] = static_cast<uint8_t>(static_cast<int32_t>((code + kRound) - kRound));
+  alignas(64) uint8_t codes[kMaxCodecWidth + kLanes * sizeof(Word)];
+  in_sixteens(row, width, codes, [=](const float* values, uint8_t* to) MUXTABLE_ALWAYS {
+    MUXTABLE_FOR_LANES {
+      double code = (values[l] - offset) * inverse;
+      code = code > 0 ? code : 0;
+      code = code < kLevels ? code : kLevels;
+      to[l] = static_cast<uint8_t>(static_cast<int32_t>((code + kRound) - kRound));
+    }
+  });
+  for (size_t j = 0; j < sizeof(Word); ++j) codes[width + static_cast<int64_t>(j)] = 0;
+  // The codes of a byte lie in a word, the first in its lowest byte.
+  const int64_t bytes = row_bytes - 4;
+  uint8_t packed[kLanes];
+  for (int64_t b = 0; b < bytes; b += kLanes) {
+    MUXTABLE_FOR_LANES {
+      const Word word = read<Word>(codes + (b + l) * static_cast<int64_t>(sizeof(Word)));
+      uint32_t byte = word;
+      for (size_t place = 1; place < sizeof(Word); ++place) byte |= word >> (place * (8 - Bits));
+      packed[l] = static_cast<uint8_t>(byte);
+    }
+    const int64_t left = bytes - b;
+    if (left >= kLanes)
+      __builtin_memcpy(out + b, packed, kLanes);
+    else
+      __builtin_memcpy(out + b, packed, static_cast<uint64_t>(left));
   }
-  for (int64_t j = width; j < width + kPerByte; ++j) codes[j] = 0;
-  for (int64_t b = 0; b < row_bytes - 4; ++b) {
-    uint32_t byte = 0;
-    for (int64_t place = 0; place < kPerByte; ++place)
-      byte |= static_cast<uint32_t>(codes[b * kPerByte + place]) << (Bits * place);
-    out[b] = static_cast<uint8_t>(byte);
-  }
-  write(out + row_bytes - 4, scale_bits);
-  write(out + row_bytes - 2, offset_bits);
+  write(out + bytes, scale_bits);
+  write(out + bytes + 2, offset_bits);
 }
 
 void encode_float8(const float* row, int64_t width, uint8_t* out, int64_t) {
   const float largest = float_of(largest_bits(row, width));
   const float scale = largest / 448.0f, divisor = scale > 0 ? scale : 1;
-  for (int64_t j = 0; j < width; ++j) {
-    const float value = row[j] / divisor;
-    const float size = float_of(bits_of(value) & 0x7FFFFFFFu);
-    const uint32_t code = size_to_float8(size < 448.0f ? size : 448.0f);
-    out[j] = static_cast<uint8_t>(code | (bits_of(value) >> 24 & 0x80u));
-  }
+  in_sixteens(row, width, out, [=](const float* values, uint8_t* codes) MUXTABLE_ALWAYS {
+    MUXTABLE_FOR_LANES {
+      const float value = values[l] / divisor;
+      const float size = float_of(bits_of(value) & 0x7FFFFFFFu);
+      const uint32_t code = size_to_float8(size < 448.0f ? size : 448.0f);
+      codes[l] = static_cast<uint8_t>(code | (bits_of(value) >> 24 & 0x80u));
+    }
+  });
   write(out + width, scale);
 }
 
@@ -202,41 +264,60 @@ void encode(const EncodeTask& task, int64_t first, int64_t last) {
   }
 }
 
-// Each lane keeps the nearest of the entries it saw, the first among equals; then the lanes are
-// compared.
-void encode_pq(const EncodePqTask& task, int64_t first, int64_t last) {
-  const int64_t width = task.part_width;
-  for (int64_t i = first; i < last; ++i) {
-    const float* values = task.rows + i * task.stride;
-    const float* columns = task.columns;
-    uint8_t* const out = task.out + i * task.out_stride;
-    for (int64_t m = 0; m < task.parts; ++m, values += width, columns += width * kEntries) {
-      Chunk nearest = broadcast(0);
-      IntChunk at{};
-      for (int e = 0; e < kEntries; e += kLanes) {
-        Chunk distance = broadcast(0);
-        for (int64_t j = 0; j < width; ++j) {
-          const Chunk gap = broadcast(values[j]) - load(columns + j * kEntries + e);
-          distance = distance + gap * gap;
-        }
-        MUXTABLE_FOR_PARTS {
-          const Ints closer = e == 0 ? Ints{} - 1 : Ints(distance.part[p] < nearest.part[p]);
-          nearest.part[p] = (Part)choose_ints(closer, (Ints)distance.part[p], (Ints)nearest.part[p]);
-          at.part[p] = choose_ints(closer, lanes_of(kBits, p) + e, at.part[p]);
-        }
-      }
-      float best = nearest.part[0][0];
-      int32_t entry = at.part[0][0];
-      for (int l = 1; l < kLanes; ++l) {
-        const float distance = nearest.part[l / kPartLanes][l % kPartLanes];
-        const int32_t number = at.part[l / kPartLanes][l % kPartLanes];
-        if (distance < best || (distance == best && number < entry)) {
-          best = distance;
-          entry = number;
-        }
-      }
-      out[m] = static_cast<uint8_t>(entry);
+// The nearest of 256 entries, the first among equals: each lane keeps the nearest it saw, then the
+// lanes are compared. `Width` values of a part, any number of them where it is 0.
+template <int Width>
+MUXTABLE_INLINE int32_t nearest_entry(const float* values, const float* columns, int64_t any) {
+  const int64_t width = Width ? Width : any;
+  Chunk nearest = broadcast(0);
+  IntChunk at{};
+  for (int e = 0; e < kEntries; e += kLanes) {
+    Chunk distance = broadcast(0);
+    for (int64_t j = 0; j < width; ++j) {
+      const Chunk gap = broadcast(values[j]) - load(columns + j * kEntries + e);
+      distance = distance + gap * gap;
     }
+    MUXTABLE_FOR_PARTS {
+      const Ints closer = e == 0 ? Ints{} - 1 : Ints(distance.part[p] < nearest.part[p]);
+      nearest.part[p] = (Part)choose_ints(closer, (Ints)distance.part[p], (Ints)nearest.part[p]);
+      at.part[p] = choose_ints(closer, lanes_of(kBits, p) + e, at.part[p]);
+    }
+  }
+  float lanes[kLanes];
+  int32_t entries[kLanes];
+  store(lanes, nearest);
+  __builtin_memcpy(entries, &at, sizeof at);
+  float least[kLanes];
+  MUXTABLE_FOR_LANES least[l] = lanes[l];
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) least[l] = least[l + half] < least[l] ? least[l + half] : least[l];
+  MUXTABLE_FOR_LANES entries[l] = lanes[l] == least[0] ? entries[l] : kEntries;
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l)
+      entries[l] = entries[l + half] < entries[l] ? entries[l + half] : entries[l];
+  return entries[0];
+}
+
+template <int Width>
+void encode_parts(const EncodePqTask& task, int64_t first, int64_t last) {
+  const int64_t width = Width ? Width : task.part_width;
+  for (int64_t i = first; i < last; ++i) {
+    const float* const values = task.rows + i * task.stride;
+    uint8_t* const out = task.out + i * task.out_stride;
+    for (int64_t m = 0; m < task.parts; ++m)
+      out[m] = static_cast<uint8_t>(nearest_entry<Width>(
+          values + m * width, task.columns + m * width * kEntries, width));
+  }
+}
+
+void encode_pq(const EncodePqTask& task, int64_t first, int64_t last) {
+  switch (task.part_width) {
+    case 2:
+      return encode_parts<2>(task, first, last);
+    case 4:
+      return encode_parts<4>(task, first, last);
+    default:
+      return encode_parts<0>(task, first, last);
   }
 }
 
