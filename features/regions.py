@@ -19,6 +19,7 @@ from features.schema import LAYOUT_ORDER, Feature
 from features.statistics import KeyClass
 
 MAX_LOOKUPS = 64  # the bound of the setting, held against manifests too
+_POOLINGS = {"list": ("mean", "sum"), "sequence": ("mean", "last")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +192,13 @@ def _check_placements(
         parts = [by_name.get(part) for part in feature.parts]
         if any(part is None or part.feature.kind != "categorical" for part in parts):
             raise ValueError(f"feature {feature.name} crosses what is no categorical feature")
+        columns = tuple(by_name[part].feature.columns[0] for part in feature.parts)
+        if len(feature.columns) != (len(columns) or 1) or (
+            feature.kind == "cross" and feature.columns != columns
+        ):
+            raise ValueError(f"feature {feature.name} reads {len(feature.columns)} columns")
+        if feature.pooling not in _POOLINGS.get(feature.kind, (None,)):
+            raise ValueError(f"feature {feature.name} is {feature.kind}, pooled {feature.pooling}")
         if not 1 <= feature.num_lookups <= MAX_LOOKUPS:
             raise ValueError(f"feature {feature.name} has {feature.num_lookups} lookups")
         if (feature.kind == "bucketized") != (placement.edges is not None):
