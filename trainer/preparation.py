@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from features.errors import DataError
 from features.parquet import Dataset, open_dataset
@@ -57,13 +57,16 @@ def begin_or_resume(
             profile = _take(directory, feature_set, datasets, progress, stop_requested)
         except Interrupted:
             return b""
-        return json.dumps(digests).encode() + b"\n" + profile.to_bytes()
+        facts = {"data": digests, "job": directory.run.digest}
+        return json.dumps(facts).encode() + b"\n" + profile.to_bytes()
 
     answer = ranks.by_first(prepare)
     if not answer:
         raise Interrupted
-    theirs, _, profile = answer.partition(b"\n")
-    ranks.together(lambda: _check_same_files(digests, json.loads(theirs)))
+    line, _, profile = answer.partition(b"\n")
+    facts = json.loads(line)
+    directory.run = replace(directory.run, digest=facts["job"])
+    ranks.together(lambda: _check_same_files(digests, facts["data"]))
     return Input(feature_set=feature_set, datasets=datasets, profile=Profile.from_bytes(profile))
 
 

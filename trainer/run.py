@@ -17,7 +17,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +59,8 @@ class Run:
     job: Job
     base: Path
     """The folder that the job's relative paths start at."""
+    digest: str
+    """Of the job as it was written when the run began: a later release may know more settings."""
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -71,12 +73,13 @@ class Run:
         try:
             job = Job.model_validate_json(json.dumps(tree["job"]))
             base = tree["base"]
-            is_sound = isinstance(base, str) and tree["digest"] == job_digest(job)
+            digest = digest_of(tree["job"])
+            is_sound = isinstance(base, str) and tree["digest"] == digest
         except (KeyError, TypeError, ValidationError) as exc:
             raise _damaged(path / "job.json", str(exc).splitlines()[0]) from exc
         if not is_sound:
             raise _damaged(path / "job.json", "its digest is not that of its job")
-        return cls(path=path, job=job, base=Path(os.path.normpath(path / base)))
+        return cls(path=path, job=job, base=Path(os.path.normpath(path / base)), digest=digest)
 
     @property
     def checkpoints(self) -> Place:
@@ -118,7 +121,7 @@ class RunDirectory:
     """A run's folder held by the one process that trains in it; a context that lets it go."""
 
     def __init__(self, path: Path, job: Job, base: Path) -> None:
-        self.run = Run(path=path, job=job, base=base)
+        self.run = Run(path=path, job=job, base=base, digest=job_digest(job))
         self._stack = ExitStack()
 
     @property
@@ -141,6 +144,7 @@ class RunDirectory:
         old = Run.open(self.path)
         _refuse_other_job(self.path, old.job, self.run.job)
         _refuse_changed_data(old.files(), _facts(datasets))
+        self.run = replace(self.run, digest=old.digest)
         return old.profile()
 
     def begin(self, datasets: Mapping[str, Dataset], profile: Profile) -> None:
@@ -158,7 +162,7 @@ class RunDirectory:
         job, base = self.run.job, os.path.relpath(self.run.base, self.path)
         self.write_json("data.json", _facts(datasets))
         self._write("profile.json", profile.to_bytes())
-        tree = {"format": 1, "digest": job_digest(job), "base": base, "job": _plain(job)}
+        tree = {"format": 1, "digest": self.run.digest, "base": base, "job": _plain(job)}
         self.write_json("job.json", tree)
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -204,7 +208,12 @@ class RunDirectory:
 
 def job_digest(job: Job) -> str:
     """Returns the sha256 of all settings that have a part in what comes out."""
-    kept = {key: value for key, value in _flat(_plain(job)).items() if key not in FREE_KEYS}
+    return digest_of(_plain(job))
+
+
+def digest_of(plain: Mapping[str, Any]) -> str:
+    """Returns `job_digest` of a job as plain JSON values, of whatever release wrote it."""
+    kept = {key: value for key, value in _flat(plain).items() if key not in FREE_KEYS}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -34,7 +34,7 @@ from trainer.plan import make_plan
 from trainer.preparation import Input, begin_or_resume
 from trainer.progress import Progress, Silent
 from trainer.representations.registry import build_layout
-from trainer.run import Run, RunDirectory, job_digest
+from trainer.run import Run, RunDirectory
 from trainer.schedule import Schedule
 from trainer.signals import Interrupted
 from trainer.state import RunState
@@ -154,7 +154,7 @@ class _Session:
         self._together = together
         self._ranks = together.ranks
         self._digests = {
-            "job": job_digest(run.job),
+            "job": run.digest,
             "data": data.datasets["train"].digest(),
             "profile": data.profile.digest(),
         }

@@ -84,7 +84,7 @@ def _proof(path: Path) -> dict[str, Any]:
 
 def _run(path: Path, *, verify: bool) -> dict[str, Any]:
     from trainer.latest import checkpoint_places
-    from trainer.run import Run, job_digest
+    from trainer.run import Run
 
     run = Run.open(path)
     result = run.result()
@@ -105,7 +105,7 @@ def _run(path: Path, *, verify: bool) -> dict[str, Any]:
     return {
         "path": str(path),
         "finished": result is not None,
-        "job_digest": job_digest(run.job),
+        "job_digest": run.digest,
         "data": {
             part: {"files": len(f), "rows": sum(e["rows"] for e in f)} for part, f in files.items()
         },

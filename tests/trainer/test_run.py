@@ -10,7 +10,7 @@ from features.parquet import open_dataset
 from features.profile import Profile, build_profile
 from features.schema import FeatureSet
 from tests.trainer.clicks import clicks_job, write_clicks
-from trainer.run import FREE_KEYS, Run, RunDirectory, job_digest
+from trainer.run import FREE_KEYS, Run, RunDirectory, digest_of, job_digest
 
 
 @pytest.fixture
@@ -248,3 +248,18 @@ def test_damaged_companions_are_refused(clicks, name, text) -> None:
         pytest.raises(SnapshotError, match="damaged"),
     ):
         directory.resume(parts_of(clicks))
+
+
+def test_a_run_of_a_release_that_knew_fewer_settings_goes_on(clicks) -> None:
+    path = begin(clicks)
+    tree = json.loads((path / "job.json").read_text())
+    for part, key in (("table", "wire"), ("train", "final_learning_rate")):
+        del tree["job"][part][key]
+    tree["digest"] = digest_of(tree["job"])
+    (path / "job.json").write_text(json.dumps(tree))
+
+    with RunDirectory(path, clicks_job(), clicks) as directory:
+        directory.resume(parts_of(clicks))
+
+        assert directory.run.digest == tree["digest"] != job_digest(clicks_job())
+    assert Run.open(path).digest == tree["digest"]
