@@ -1,4 +1,4 @@
-"""What is made of the ways an attempt ends; the texts of Ray are those it really gave."""
+"""What is made of the ways an attempt ends; the texts are written after those of Ray."""
 
 import pytest
 
