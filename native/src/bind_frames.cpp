@@ -6,9 +6,10 @@ namespace muxtable {
 namespace {
 
 using Bytes = nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>;
+using Frame = nb::typed<nb::tuple, nb::bytes, Bytes>;
 
 // A bytes object nobody else has seen yet, and a view to write its end through.
-nb::tuple reserve(const nb::bytes& head, int64_t size) {
+Frame reserve(const nb::bytes& head, int64_t size) {
   require(size >= 0, "size is " + std::to_string(size) + ", expected 0 or more");
   const size_t head_size = head.size();
   PyObject* const raw =
@@ -18,7 +19,7 @@ nb::tuple reserve(const nb::bytes& head, int64_t size) {
   char* const data = PyBytes_AS_STRING(raw);
   std::memcpy(data, head.c_str(), head_size);
   Bytes body(data + head_size, {static_cast<size_t>(size)}, frame);
-  return nb::make_tuple(frame, body);
+  return nb::borrow<Frame>(nb::make_tuple(frame, body));
 }
 
 }  // namespace
