@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from features.errors import ConfigError, FirstRankError, LostRankError, MuxtableError
+from features.errors import ConfigError, FirstRankError, LostRankError, MuxtableError, TrainingError
 
 T = TypeVar("T")
 
@@ -119,9 +119,7 @@ class Ranks:
         """Returns the bytes of every rank on rank 0, and an empty list elsewhere."""
         if self.group is None:
             return [data]
-        sizes = torch.zeros(self.world_size, dtype=torch.int64)
-        sizes[self.rank] = len(data)
-        counts: list[int] = self.sum(sizes).tolist()
+        counts = self.counts(len(data))
         to_first = [len(data)] + [0] * (self.world_size - 1)
         from_all = counts if self.is_first else [0] * self.world_size
         received = torch.empty(sum(from_all), dtype=torch.uint8)
@@ -161,7 +159,7 @@ class Ranks:
             if word[:1] == _DONE:
                 return word[1:]
             if word[:1] == _FAILED:
-                raise FirstRankError(*json.loads(word[1:]))
+                raise FirstRankError(*json.loads(word[1:])[:3])
 
     def _work_and_tell(self, work: Callable[[], bytes]) -> bytes:
         with ThreadPoolExecutor(1, "first") as thread:
@@ -170,35 +168,80 @@ class Ranks:
                 self.share(_BUSY)
         error = future.exception()
         if error is not None:
-            self.share(_FAILED + _bytes_of(error))
+            self.share(_FAILED + json.dumps(_described(error)).encode())
             raise error
         self.share(_DONE + future.result())
         return future.result()
 
     def together(self, work: Callable[[], T]) -> T:
-        """Returns what `work` gives on each rank; where it fails on any of them, on none.
+        """Returns what `work` gives on each rank, once it is done on all; raises as `agree`.
 
-        Rank 0 raises the error of the first rank that failed, the others FirstRankError. Only a
-        MuxtableError is waited for; `work` calls no other rank.
+        `work` calls no other rank.
         """
-        if self.group is None:
-            return work()
-        error: MuxtableError | None = None
+        error: BaseException | None = None
         try:
             result = work()
-        except MuxtableError as exc:
+        except LostRankError:
+            raise  # nobody can be told
+        except BaseException as exc:  # noqa: BLE001  raised again by `agree`, on every rank
             error = exc
-        told = self.gather(b"" if error is None else _bytes_of(error))
-        failed = next((rank for rank, data in enumerate(told) if data), None)
-        answer = self.share(b"" if failed is None else told[failed])
-        if not answer:
-            return result
-        if not self.is_first:
-            raise FirstRankError(*json.loads(answer))
-        if error is not None:
+        self.agree(error)
+        return result
+
+    def agree(self, error: BaseException | None, report: str = "") -> list[str]:
+        """Returns the reports of all ranks on rank 0, and an empty list elsewhere.
+
+        Where any rank brings an error, all raise: rank 0 an error of the kind that the first rank
+        to fail had, the others FirstRankError; one that is none of ours is raised where it is, too.
+        """
+        if self.group is None:
+            if error is not None:
+                raise error
+            return [report]
+        said = None if error is None else _described(error)
+        heard = [
+            json.loads(each)
+            for each in self.gather(json.dumps({"error": said, "report": report}).encode())
+        ]
+        failed = [(rank, each["error"]) for rank, each in enumerate(heard) if each["error"]]
+        verdict = json.loads(self.share(json.dumps(failed[:1]).encode()))
+        if verdict:
+            self._raise_of(error, *verdict[0])
+        return [each["report"] for each in heard]
+
+    def _raise_of(
+        self, error: BaseException | None, failed: int, said: tuple[str, str, int, str]
+    ) -> NoReturn:
+        what, fix, exit_code, name = said
+        if error is not None and (self.is_first or not isinstance(error, MuxtableError)):
             raise error
-        what, fix, exit_code = json.loads(answer)
-        raise _OtherRankError(f"rank {failed}: {what}", fix, exit_code)
+        told = f"rank {failed}: {what}"
+        if not self.is_first:
+            raise FirstRankError(told, fix, exit_code) from error
+        kind = {each.__name__: each for each in MuxtableError.__subclasses__()}.get(name)
+        raise (kind or TrainingError)(told, fix)
+
+    def from_first(self, work: Callable[[], str]) -> str:
+        """Returns on every rank what `work` returns on rank 0, where alone it runs, soon."""
+        result = self.together(work if self.is_first else str)
+        return self.share(result.encode()).decode()
+
+    def until_all(self, is_done: Callable[[], bool], has_failed: Callable[[], bool]) -> bool:
+        """Returns when all ranks are done, or one has failed: then True.
+
+        `is_done` waits a moment. In rounds, so that a rank that takes long is told from a lost one.
+        """
+        while True:
+            state = torch.tensor([is_done(), has_failed()], dtype=torch.int64)
+            num_done, num_failed = self.sum(state).tolist()
+            if num_failed or num_done == self.world_size:
+                return bool(num_failed)
+
+    def counts(self, count: int) -> list[int]:
+        """Returns the count that each rank brings."""
+        counts = torch.zeros(self.world_size, dtype=torch.int64)
+        counts[self.rank] = count
+        return [int(each) for each in self.sum(counts)]
 
     def barrier(self) -> None:
         """Returns when every rank has come here."""
@@ -211,15 +254,11 @@ class Ranks:
         self.group = None
 
 
-class _OtherRankError(FirstRankError):
-    """What another rank reported to rank 0."""
-
-
-def _bytes_of(error: BaseException) -> bytes:
+def _described(error: BaseException) -> tuple[str, str, int, str]:
+    name = type(error).__name__
     if isinstance(error, MuxtableError):
-        return json.dumps([error.what, error.fix, error.exit_code]).encode()
-    text = f"rank 0 failed: {type(error).__name__}: {error}"
-    return json.dumps([text, "look at what rank 0 says", 1]).encode()
+        return error.what, error.fix, error.exit_code, name
+    return f"{name}: {error}"[:500], "see the log of that rank", 1, name
 
 
 def _as_tensor(data: bytes) -> Tensor:

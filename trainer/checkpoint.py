@@ -39,7 +39,6 @@ from storage.manifest import Parts
 from storage.parts import PartsWriter, Sharded
 from storage.places import Place
 from storage.pointer import Pointer
-from trainer.agreement import agree, from_first, together, until_all
 from trainer.deltas import Deltas
 from trainer.latest import RECORD, CheckpointRecord, latest_checkpoint
 from trainer.retention import Retention
@@ -118,7 +117,7 @@ class CheckpointStore:
         self._ranks = (ranks or Ranks.alone()).beside()
         self.deltas: Deltas | None = None
         """Where set, decides which saves hold only rows that changed; on every rank or none."""
-        self._depot = together(self._ranks, lambda: depot_at(directory, disk))
+        self._depot = self._ranks.together(lambda: depot_at(directory, disk))
         self._tenure: Tenure | None = None
         self._retention: Retention | None = None
         self._parent: str | None = None
@@ -127,7 +126,7 @@ class CheckpointStore:
         self._saved: Saved | None = None
         self._failure: BaseException | None = None
         try:
-            token = from_first(self._ranks, lambda: self._take(keep, attempt))
+            token = self._ranks.from_first(lambda: self._take(keep, attempt))
             check_shared(self._ranks, self._depot, token)
         except BaseException:
             self._give_up()
@@ -269,7 +268,7 @@ class CheckpointStore:
             whole = self._begin(step, link, content, best)
             return whole.draft.label
 
-        label = from_first(self._ranks, begin)
+        label = self._ranks.from_first(begin)
         parts = whole.draft.parts if whole else self._join(label)
         draft = _Draft(step=step, link=link, parts=parts, whole=whole, began=began, stall_s=0.0)
 
@@ -284,7 +283,7 @@ class CheckpointStore:
             parts.finish()
 
         try:
-            together(self._ranks, fill)
+            self._ranks.together(fill)
         except BaseException as exc:
             self._abandon(draft, exc)
             raise
@@ -335,7 +334,7 @@ class CheckpointStore:
         except BaseException as exc:
             self._abandon(draft, exc)
             raise
-        said = from_first(self._ranks, lambda: self._publish(draft, others))
+        said = self._ranks.from_first(lambda: self._publish(draft, others))
         name, digest, size_bytes = json.loads(said)
         if self.deltas is not None:
             self.deltas.committed(name, digest)
@@ -365,8 +364,8 @@ class CheckpointStore:
         if self._ranks.world_size == 1:
             return []
         parts = draft.parts
-        has_failed = until_all(
-            self._ranks, lambda: parts.is_done(_ROUND_S), lambda: parts.has_failed
+        has_failed = self._ranks.until_all(
+            lambda: parts.is_done(_ROUND_S), lambda: parts.has_failed
         )
         error: BaseException | None = None
         report = ""
@@ -376,7 +375,7 @@ class CheckpointStore:
                 report = parts.parts().model_dump_json()
         except BaseException as exc:  # noqa: BLE001  raised again by `agree`, on every rank
             error = exc
-        reports = agree(self._ranks, error, report)
+        reports = self._ranks.agree(error, report)
         return [Parts.model_validate_json(each) for each in reports[1:]]
 
     def _publish(self, draft: _Draft, others: list[Parts]) -> str:

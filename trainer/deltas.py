@@ -15,7 +15,6 @@ from sharding.table import TableEngine
 from sharding.touched import Touched
 from storage.chain import ROWS, Checkpoint, Link, link_in
 from storage.parts import Sharded
-from trainer.agreement import counts_of
 
 
 def follow(engine: TableEngine, limit: int, checkpoint: Checkpoint | None) -> "Deltas":
@@ -75,7 +74,7 @@ class Deltas:
         """Returns what the next save is a delta on, None for a whole one, and what it holds."""
         self._settle()
         rows = self.touched.rows()
-        counts = counts_of(ranks, len(rows))
+        counts = ranks.counts(len(rows))
         total = sum(counts)
         sizes = [(each.num_rows, each.nbytes_of_row) for each in sharded.values()]
         is_small = 2 * sum(total * size for _, size in sizes) <= sum(n * size for n, size in sizes)

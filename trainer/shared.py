@@ -11,7 +11,6 @@ from storage.chain import Checkpoint, open_checkpoint
 from storage.depot import Depot
 from storage.fsops import Disk
 from storage.places import Place
-from trainer.agreement import from_first, together
 from trainer.latest import find_latest
 
 _NOT_SHARED = (
@@ -28,10 +27,10 @@ def check_shared(ranks: Ranks, depot: Depot, attempt: str) -> None:
     if ranks.world_size == 1:
         return
     word = secrets.token_hex(8)
-    told = from_first(ranks, lambda: json.dumps([depot.put_word(word, attempt), word]))
+    told = ranks.from_first(lambda: json.dumps([depot.put_word(word, attempt), word]))
     label, expected = json.loads(told)
     try:
-        together(ranks, lambda: _look(depot, label, expected))
+        ranks.together(lambda: _look(depot, label, expected))
     finally:
         if ranks.is_first:
             depot.drop_word(label)
@@ -57,7 +56,7 @@ def open_together(
                 checkpoint.check_contents(ranks.rank, ranks.world_size)
             return checkpoint
 
-        return together(ranks, work)
+        return ranks.together(work)
 
     if ranks.is_first:
         try:

@@ -84,11 +84,12 @@ def _fail(ranks, failing):
 def test_an_error_of_one_rank_ends_all():
     first, second = run_ranks(2, _fail, 0)
     assert first == [("DataError", "wrong on 0", 2)] * 2
-    assert second == [("FirstRankError", "wrong on 0", 2)] * 2
+    assert [each[::2] for each in second] == [("FirstRankError", 2)] * 2
+    assert [each[1] for each in second] == ["rank 0: wrong on 0", "wrong on 0"]
 
     first, second = run_ranks(2, _fail, 1)
-    assert first == [("OtherRankError", "rank 1: wrong on 1", 2), b"\0"]
-    assert second == [("FirstRankError", "wrong on 1", 2), b"\0"]
+    assert first == [("DataError", "rank 1: wrong on 1", 2), b"\0"]
+    assert second == [("FirstRankError", "rank 1: wrong on 1", 2), b"\0"]
 
 
 def test_a_process_without_a_place_is_refused(monkeypatch):
