@@ -72,6 +72,8 @@ class BatchStream(Iterator[KeyBatch]):
         self._prefetch = settings.prefetch
         if epoch == 0 and step == 0:
             _warn_of_large_row_groups(dataset, self._order.blocks)
+            if rank == 0:
+                _warn_of_idle_ranks(self._order.blocks, world_size)
         positions = [self._order.seek(step, stream) for stream in streams]
 
         self._decoder = BlockDecoder.build(feature_set, statistics)
@@ -312,6 +314,17 @@ def _stop(*pools: ThreadPoolExecutor, wait: bool) -> None:
     if wait:
         for pool in pools:
             pool.shutdown(wait=True)
+
+
+def _warn_of_idle_ranks(blocks: Blocks, world_size: int) -> None:
+    if blocks.num_units < world_size:
+        logger.warning(
+            "the training data has %d units to read (row groups, or blocks of them), so %d of the "
+            "%d ranks read nothing: write smaller row groups, or lower data.block_rows",
+            blocks.num_units,
+            world_size - blocks.num_units,
+            world_size,
+        )
 
 
 def _warn_of_large_row_groups(dataset: Dataset, blocks: Blocks) -> None:

@@ -405,6 +405,18 @@ def test_a_large_row_group_is_read_forward_with_a_warning(tmp_path, caplog):
     assert resumed == whole[5:]
 
 
+@pytest.mark.parametrize(("world_size", "idle"), [(2, None), (9, 5)])
+def test_ranks_that_read_nothing_are_warned_of_once(stream_of, caplog, world_size, idle):
+    chosen = data_settings(streams=12, block_rows=64)
+
+    for rank in (0, 1):
+        stream_of(chosen, rank=rank, world_size=world_size)
+
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (idle is not None)
+    assert idle is None or f"so {idle} of the {world_size} ranks read nothing" in said[0]
+
+
 def test_a_file_stream_reads_a_large_row_group_in_order(tmp_path):
     dataset, features, profile, _ = write_large_row_group(tmp_path)
 
