@@ -36,15 +36,20 @@ def reply_frame(head: bytes, size: int) -> tuple[bytes, NDArray[np.uint8]]:
 
     Numpy arrays of any item size up to 16 bytes can be laid over them.
     """
+    return reserve(reply_head(head, size), size)
+
+
+def reply_head(head: bytes, size: int) -> bytes:
+    """Returns all of a LookupReply that stands before its `size` bytes of rows."""
     if size == 0:
-        return reserve(head, 0)
+        return head
     tail = bytes([_LARGE_TAG]) + varint(size)
     gap = -(len(head) + len(tail)) % _ALIGNMENT
     if gap == 0:
-        return reserve(head + tail, size)
+        return head + tail
     # A padding field takes two bytes for itself, and is not written where it is empty.
     length = gap - 2 if gap > 2 else gap - 2 + _ALIGNMENT
-    return reserve(head + bytes([_PADDING_TAG, length]) + bytes(length) + tail, size)
+    return head + bytes([_PADDING_TAG, length]) + bytes(length) + tail
 
 
 def chunk_frame(head: bytes, size: int) -> tuple[bytes, NDArray[np.uint8]]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from serving.versions import Versions
+
 _SECONDS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.064, 0.25, 1.0, 4.0)
 
 
@@ -34,24 +36,30 @@ class Metrics:
         self._ended = {method: {"OK": calls.labels(method, "OK")} for method in methods}
         self._seconds = {method: seconds.labels(method) for method in self._ended}
         self._sent = {method: sent.labels(method) for method in self._ended}
-        self.counter = Gauge(
+        self._counter = Gauge(
             "muxtable_promotion",
             "Promotions and rollbacks so far.",
             registry=self.registry,
             multiprocess_mode="min",
         )
-        self.available = Gauge(
+        self._available = Gauge(
             "muxtable_versions_available",
             "Versions that answer lookups.",
             registry=self.registry,
             multiprocess_mode="min",
         )
-        self.load_failures = Gauge(
+        self._load_failures = Gauge(
             "muxtable_load_failures",
             "Versions that could not be loaded since the start.",
             registry=self.registry,
             multiprocess_mode="max",
         )
+
+    def tell(self, versions: Versions) -> None:
+        """Shows what the process holds now."""
+        self._counter.set(versions.force.counter)
+        self._available.set(versions.num_available)
+        self._load_failures.set(versions.num_failures)
 
     def ended(self, method: str, code: str, seconds: float, num_bytes: int) -> None:
         """Counts a call that ended with a status."""

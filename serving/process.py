@@ -33,7 +33,7 @@ class Service:
         self.versions = Versions(settings.directory, settings.limits)
         self.coordinator = Coordinator(settings.directory)
         self.coordinator.replicas.append(self.versions)
-        self._metrics = Metrics((*METHODS, "ServerReflectionInfo"))
+        self._metrics = None if settings.metrics_port is None else Metrics(METHODS)
         self._server = Server(settings, self.versions, self.coordinator, self._metrics)
         try:
             self.port = self._server.start()
@@ -88,7 +88,7 @@ class Service:
         settings = self.settings
         if settings.health_port is not None:
             self._health = HealthPort(settings.host, settings.health_port)
-        if settings.metrics_port is not None:
+        if settings.metrics_port is not None and self._metrics is not None:
             self._metrics_port = MetricsPort(
                 settings.host,
                 settings.metrics_port,
@@ -102,6 +102,5 @@ class Service:
         """Shows on the other ports what has changed."""
         if self._health is not None:
             self._health.set_ready(self.is_ready)
-        self._metrics.counter.set(self.versions.force.counter)
-        self._metrics.available.set(self.versions.num_available)
-        self._metrics.load_failures.set(self.versions.num_failures)
+        if self._metrics is not None:
+            self._metrics.tell(self.versions)

@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 PARAMETER = parameter_pb2.DESCRIPTOR.services_by_name["ParameterService"]
 ADMIN = admin_pb2.DESCRIPTOR.services_by_name["AdminService"]
-METHODS = tuple(method.name for service in (PARAMETER, ADMIN) for method in service.methods)
+METHODS = (
+    *(method.name for service in (PARAMETER, ADMIN) for method in service.methods),
+    "ServerReflectionInfo",
+)
 # Room in a message beside the rows that a limit is about.
 HEAD_BYTES = 1 << 20
 _NUM_COMMANDS = 2

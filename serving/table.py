@@ -15,15 +15,18 @@ from features import ragged
 from features.batches import KeyColumn
 from features.errors import DataError, LimitError, NotFoundError
 from features.regions import FeatureRoute
-from features.router import Router
 from native import codecs, kernels
+from native.frames import RawLookup
 from serving.columns import WHERE, num_samples, num_values, plain_ids, read_keys
-from serving.frame import reply_frame
+from serving.frame import reply_frame, reply_head
 from serving.stubs import parameter_pb2 as pb
 from storage.snapshot import Snapshot, num_served
 
 _MOST_PLANS = 256
 _MOST_HEADS = 1024
+
+# Codecs whose rows are numbers as they stand, little-endian.
+_SAME = {"float32": (pb.OUTPUT_FLOAT32,), "float16": (pb.OUTPUT_FLOAT16,)}
 
 Rows = NDArray[np.int64]
 Buffer = NDArray[np.uint8]
@@ -45,10 +48,14 @@ class _Plan:
 
     routes: tuple[FeatureRoute, ...]
     columns: frozenset[str]
-    router: Router | None
+    raw: RawLookup | None
     """Where every feature is hashed, and its values may be keys as they stand."""
+    order: tuple[str, ...]
+    """The column of each feature, in their order; of crosses the first."""
     num_lookups: tuple[int, ...]
     """Rows read for each value of a feature, those that a prefix codec leaves out not counted."""
+    rows_of_value: int
+    """Rows read for one value of each feature."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -88,6 +95,16 @@ class Table:
         self._routes = {route.name: route for route in snapshot.layout.routes}
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._heads: dict[object, bytes] = {}
+        codec, width = snapshot.codec, snapshot.layout.width
+        self._items: dict[int, int] = {
+            pb.OUTPUT_CODEC: codec.row_bytes,
+            pb.OUTPUT_FLOAT32: 4 * width,
+            pb.OUTPUT_FLOAT16: 2 * width,
+        }
+        # Outputs for which the rows are sent as they lie.
+        self._as_stored = frozenset(
+            {pb.OUTPUT_CODEC, *_SAME.get(codec.name, ())}
+        )
 
     def lookup(self, request: pb.LookupRequest, stamp: Stamp) -> bytes:
         """Returns the LookupReply of a request.
@@ -96,16 +113,15 @@ class Table:
         LimitError, before anything is looked up, for a request or reply that is too large.
         """
         plan = self._plan(tuple(request.features))
+        if plan.raw is not None and request.output in self._as_stored:
+            reply = self._lookup_plain(plan, plan.raw, request, stamp)
+            if reply is not None:
+                return reply
         columns = _by_name(request.columns, plan)
         output = request.output
         if request.unpooled is False and output == pb.OUTPUT_CODEC:
             _refuse_pooled_codes(plan)
-        counts = self._check_limits(plan, columns, request)
-        if plan.router is not None:
-            rows = self._plain_rows(plan, plan.router, columns, counts)
-            if rows is not None:
-                head = self._head(plan, counts, output, stamp)
-                return self._gathered(head, rows, output)
+        self._check_limits(plan, columns, request)
         blocks = [
             self._block(route, columns, count, request.unpooled)
             for route, count in zip(plan.routes, plan.num_lookups, strict=True)
@@ -160,25 +176,26 @@ class Table:
         return _Plan(
             routes=routes,
             columns=frozenset(columns),
-            router=Router.of(routes, ()) if is_plain else None,
+            order=tuple(route.feature.columns[0] for route in routes),
+            raw=_raw_lookup(routes) if is_plain else None,
             num_lookups=num_lookups,
+            rows_of_value=sum(num_lookups),
         )
 
     def _check_limits(
         self, plan: _Plan, columns: Mapping[str, pb.Column], request: pb.LookupRequest
-    ) -> tuple[int, ...]:
-        """Returns how many values each feature has; LimitError where it is too much.
+    ) -> None:
+        """Raises LimitError where a request asks for too much.
 
-        It is at least what will be: a null list has no values, but one vector.
+        At least what it will be is counted: a null list has no values, but one vector.
         """
         width = self.snapshot.layout.width
         item = self._item(request.output)
-        counts, num_lookups, num_bytes = [], 0, 0
+        num_lookups = num_bytes = 0
         for route, served in zip(plan.routes, plan.num_lookups, strict=True):
             feature = route.feature
             column = columns[feature.columns[0]]
             count = num_values(column)
-            counts.append(count)
             samples = 0
             if feature.is_bag:
                 samples = num_samples(column, feature_is_bag=True)
@@ -190,7 +207,6 @@ class Table:
                 lookups = served if request.output == pb.OUTPUT_CODEC else len(route.lookups)
                 num_bytes += count * lookups * item + 4 * samples
         self._check_size(num_lookups, num_bytes, request)
-        return tuple(counts)
 
     def _check_size(
         self, num_lookups: int, num_bytes: int, request: pb.LookupRequest | pb.LookupRowsRequest
@@ -211,34 +227,36 @@ class Table:
 
     def _item(self, output: pb.Output) -> int:
         """Returns the bytes of one row in a reply."""
-        if output == pb.OUTPUT_CODEC:
-            return self.snapshot.codec.row_bytes
-        if output == pb.OUTPUT_FLOAT32:
-            return 4 * self.snapshot.layout.width
-        if output == pb.OUTPUT_FLOAT16:
-            return 2 * self.snapshot.layout.width
-        raise DataError(f"{WHERE}: output {output} is none", "use those of muxtable.v1.Output")
+        item = self._items.get(output)
+        if item is None:
+            raise DataError(f"{WHERE}: output {output} is none", "use those of muxtable.v1.Output")
+        return item
 
-    def _plain_rows(
-        self,
-        plan: _Plan,
-        router: Router,
-        columns: Mapping[str, pb.Column],
-        counts: Sequence[int],
-    ) -> Rows | None:
-        """Returns the rows of all features by one call, None where a column is not so simple."""
-        if len(set(counts)) != 1:
+    def _lookup_plain(
+        self, plan: _Plan, raw: RawLookup, request: pb.LookupRequest, stamp: Stamp
+    ) -> bytes | None:
+        """Answers for hashed features by one call; None where a column is not so simple.
+
+        Whatever is wrong with a request is found on the other way.
+        """
+        sent = {column.name: column for column in request.columns}
+        if len(sent) != len(plan.order):
             return None
-        data = [plain_ids(columns[route.feature.column]) for route in plan.routes]
-        ids = [each for each in data if each is not None]
-        if len(ids) < len(data):
+        ids = []
+        for name in plan.order:
+            column = sent.get(name)
+            data = None if column is None else plain_ids(column)
+            if data is None:
+                return None
+            ids.append(data)
+        size = len(ids[0])
+        if size % 8 or not size or any(len(data) != size for data in ids):
             return None
-        keys = np.frombuffer(b"".join(ids), np.uint64).reshape(len(ids), counts[0])
-        rows = np.empty((len(router.columns), counts[0]), np.int64)
-        router.hashing.write(keys, None, rows, 1)
-        if len(rows) == len(ids):
-            return rows.reshape(-1)
-        return _value_by_value(rows, plan.num_lookups)
+        num_rows = size // 8 * plan.rows_of_value
+        output = request.output
+        self._check_size(num_rows, num_rows * self._items[output], request)
+        head = self._head(plan, size // 8, output, stamp)
+        return raw.answer(head, ids, self.snapshot.rows)
 
     def _block(
         self, route: FeatureRoute, columns: Mapping[str, pb.Column], served: int, unpooled: bool
@@ -262,15 +280,16 @@ class Table:
             width=self.snapshot.layout.width,
         )
 
-    def _head(self, plan: _Plan, counts: tuple[int, ...], output: pb.Output, stamp: Stamp) -> bytes:
-        """Returns the head of a reply without offsets, which is often that of a call before."""
-        key = (plan, counts, output, stamp)
+    def _head(self, plan: _Plan, count: int, output: pb.Output, stamp: Stamp) -> bytes:
+        """Returns what stands before the rows of a reply with as many values of each feature."""
+        key = (plan, count, output, stamp)
         head = self._heads.get(key)
         if head is None:
             reply = self._reply(output, stamp)
-            for count, lookups in zip(counts, plan.num_lookups, strict=True):
+            for lookups in plan.num_lookups:
                 reply.features.add(count=count, lookups=lookups)
-            head = reply.SerializeToString()
+            size = count * plan.rows_of_value * self._item(output)
+            head = reply_head(reply.SerializeToString(), size)
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
             self._heads[key] = head
@@ -308,7 +327,7 @@ class Table:
         """Writes rows one behind the other as a reply has them."""
         if not len(rows):
             return
-        if output == pb.OUTPUT_CODEC:
+        if output in self._as_stored:
             codecs.gather_raw(self.snapshot.rows, rows, out.reshape(len(rows), -1))
             return
         width = self.snapshot.layout.width
@@ -374,11 +393,11 @@ def _refuse_pooled_codes(plan: _Plan) -> None:
             )
 
 
-def _value_by_value(rows: Rows, num_lookups: Sequence[int]) -> Rows:
-    """Returns rows [L, n], lookup by lookup, as features in order, values in order, lookups."""
-    if len(set(num_lookups)) == 1:
-        grouped = rows.reshape(len(num_lookups), num_lookups[0], rows.shape[1])
-        return grouped.transpose(0, 2, 1).reshape(-1)
-    ends = np.cumsum(num_lookups)
-    parts = np.split(rows, ends[:-1])
-    return np.concatenate([part.T.reshape(-1) for part in parts])
+def _raw_lookup(routes: Sequence[FeatureRoute]) -> RawLookup:
+    lookups = [lookup for route in routes for lookup in route.lookups]
+    return RawLookup(
+        np.array([len(route.lookups) for route in routes], np.int32),
+        np.array([lookup.salt for lookup in lookups], np.uint64),
+        np.array([lookup.base for lookup in lookups], np.int64),
+        np.array([lookup.rows for lookup in lookups], np.int64),
+    )

@@ -121,15 +121,11 @@ class Worker:
         self._settings = ServeSettings.model_validate(settings)
         self._grace_s = self._settings.grace_s
         self._versions = versions = Versions(self._settings.directory, self._settings.limits)
-        metrics = Metrics((*METHODS, "ServerReflectionInfo"))
-
-        def tell() -> None:
-            metrics.counter.set(versions.force.counter)
-            metrics.available.set(versions.num_available)
-            metrics.load_failures.set(versions.num_failures)
-
-        versions.on_change = tell
-        tell()
+        metrics = None
+        if self._settings.metrics_port is not None:
+            metrics = numbers = Metrics(METHODS)
+            versions.on_change = lambda: numbers.tell(versions)
+            numbers.tell(versions)
         self._server = Server(
             self._settings, versions, RemoteOperations(self._channel), metrics, reuse_port=True
         )
