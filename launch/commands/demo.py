@@ -1,4 +1,4 @@
-"""`muxtable demo`: from a data set on this machine to two trained models and their reports."""
+"""`muxtable demo`: from a data set on this machine to trained models, reports and a service."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def command(
         Path, typer.Option("--dir", help="Folder for data/ and runs/; made where it is missing.")
     ] = Path(),
 ) -> int | None:
-    """Predict late flights from New York: prepare data, train, evaluate, look one value up."""
+    """Predict late flights from New York: prepare data, train, evaluate, export, serve, look up."""
     output: Output = ctx.obj
     started = time.monotonic()
     jobs = {split: folder / "data" / "flights" / split / "job.toml" for split in SPLITS}
@@ -53,10 +53,13 @@ def command(
 
     rows = open_rows(str(jobs["days"].parent / "train.parquet"))
     seen = look_up(runs["days"], _SHOWN_FEATURE, [_SHOWN_VALUE], rows, "best")
+    versions = folder / "runs" / "flights-versions"
+    served = _serve(runs["days"], versions, seen, output)
     document = {
         "cancelled": cancelled,
         "splits": trained,
         "lookup": seen,
+        "served": served,
         "seconds": round(time.monotonic() - started, 1),
     }
     output.result(document, lambda console: _render(console, document, jobs))
@@ -93,6 +96,37 @@ def _prepare(folder: Path, jobs: dict[str, Path], output: Output) -> int:
         shown = ", ".join(f"{n:,} {part}" for part, n in rows.items())
         output.note(f"{job.parent.relative_to(folder)}: {SPLITS[split]}, {shown} rows")
     return flights.num_cancelled
+
+
+def _serve(run: Path, versions: Path, seen: dict[str, Any], output: Output) -> dict[str, Any]:
+    """Exports the model as int8, serves it for a moment, and looks the same value up over gRPC."""
+    from launch.remote_lookup import look_up_at
+    from serving.client import Client
+    from serving.process import Service
+    from serving.settings import ServeSettings
+
+    if versions.exists():
+        shutil.rmtree(versions)
+    words = ["export", str(run), "--out", str(versions), "--codec", "int8", "--json", "--quiet"]
+    output.note(f"\nserving: muxtable export {run} --out {versions} --codec int8")
+    done = subprocess.run(  # noqa: S603 - our own interpreter and words
+        [sys.executable, "-m", "muxtable", *words], stdout=subprocess.PIPE, text=True, check=True
+    )
+    exported = json.loads(done.stdout)
+    output.note(f"serving: muxtable serve {versions}")
+    ports: dict[str, Any] = {"port": 0, "health_port": None, "metrics_port": None}
+    with Service(ServeSettings(directory=versions, **ports)) as service:
+        address = f"127.0.0.1:{service.port}"
+        output.note(f"serving: muxtable lookup --server {address} {_SHOWN_FEATURE} {_SHOWN_VALUE}")
+        with Client(address, timeout_s=30.0) as client:
+            found = look_up_at(client, address, _SHOWN_FEATURE, [_SHOWN_VALUE])
+    apart = max(abs(a - b) for a, b in zip(found["vector"], seen["vector"], strict=True))
+    return {
+        "version": exported["version"],
+        "codec": exported["codec"],
+        "size_bytes": exported["size_bytes"],
+        "largest_difference": apart,
+    }
 
 
 def _train(split: str, job_path: Path, run: Path, output: Output) -> dict[str, Any] | int:
@@ -141,6 +175,12 @@ def _render(console: Console, document: dict[str, Any], jobs: dict[str, Path]) -
     console.print()
     console.print(metrics_table("late arrivals (> 15 minutes) on days never trained on", metrics))
     render_lookup(console, document["lookup"])
+    served = document["served"]
+    console.print(
+        f"served  {served['version']} as {served['codec']}, {served['size_bytes']:,} bytes: the"
+        f" same vector over gRPC to {served['largest_difference']:.1g}",
+        soft_wrap=True,
+    )
     for split, outcome in splits.items():
         console.print(f"report  {outcome['report']}  ({SPLITS[split]})", soft_wrap=True)
     job = jobs["days"]
