@@ -56,7 +56,7 @@ acceptance: native
 	MUXTABLE_KILLS=$(KILLS) $(BIN)/python -m pytest -q -m slow --timeout 3600
 
 bench: native
-	for name in hashing kernel step input exchange checkpoint codecs ml1m; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
+	for name in hashing kernel step input exchange checkpoint codecs ml1m serving versions; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done
 
 # The kernel tests under address and undefined-behaviour sanitizers, in a thin environment on top of .venv.
 ASAN := build/asan-venv
