@@ -7,8 +7,8 @@ room. Cold means that the kernel was told to forget the files (posix_fadvise) be
 
 ready_cold_2gb, _warm_2gb   from a load to AVAILABLE, verified and warmed, against reading the files
 ready_cold_8gb, _warm_8gb   once from the same state (at most 3)
-pause_ms_2gb                longest pause of a thread that looks up 6,656 rows at a time while the next
-                            version is loaded cold
+pause_ms_2gb                longest pause of a thread that looks up 6,656 rows at a time while the
+                            next version is loaded cold
 first_batch                 the first batch after a switch against the median batch
 resident_1, resident_3      resident memory of 1 and of 3 processes, each page counted once, against
                             the size of the snapshot

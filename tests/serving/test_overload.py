@@ -30,7 +30,8 @@ def calls_for(address, threads, seconds, timeout_s=10.0):
                     call(DATA, timeout=timeout_s)
                     answered.append(time.monotonic() - began)
                 except grpc.RpcError as exc:
-                    assert exc.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                    if exc.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        raise
                     refused.append(time.monotonic() - began)
                     time.sleep(0.005)
 
