@@ -102,9 +102,7 @@ class Table:
             pb.OUTPUT_FLOAT16: 2 * width,
         }
         # Outputs for which the rows are sent as they lie.
-        self._as_stored = frozenset(
-            {pb.OUTPUT_CODEC, *_SAME.get(codec.name, ())}
-        )
+        self._as_stored = frozenset({pb.OUTPUT_CODEC, *_SAME.get(codec.name, ())})
 
     def lookup(self, request: pb.LookupRequest, stamp: Stamp) -> bytes:
         """Returns the LookupReply of a request.
