@@ -19,12 +19,16 @@ from typing import NoReturn, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from features.errors import ConfigError, FirstRankError, LostRankError, MuxtableError, TrainingError
+from sharding.rendezvous import meet
 
 T = TypeVar("T")
 
 TIMEOUT_S = 60.0
+# Ranks start together but import as quickly as their machines let them.
+START_TIMEOUT_S = 300.0
 # What rank 0 says while the others wait for it.
 _BUSY, _DONE, _FAILED = b"b", b"d", b"f"
 _ENVIRONMENT = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -61,9 +65,14 @@ class Ranks:
                     "start it with torchrun, or with `muxtable train --workers N`",
                 )
             with _translated():
+                timeout = timedelta(seconds=timeout_s)
+                store, rank, world_size = next(rendezvous("env://", timeout=timeout))
                 dist.init_process_group(
                     "nccl" if device_type == "cuda" else "gloo",
-                    timeout=timedelta(seconds=timeout_s),
+                    store=meet(store, rank, world_size, max(timeout_s, START_TIMEOUT_S)),
+                    rank=rank,
+                    world_size=world_size,
+                    timeout=timeout,
                 )
         return cls(dist.group.WORLD, timeout_s)
 
