@@ -13,8 +13,7 @@ def reserve(head: bytes, size: int) -> tuple[bytes, NDArray[np.uint8]]:
     These hold anything until they are written through the array, which is to be done before
     anybody else sees the object. Its first byte lies at a multiple of 16.
     """
-    frame, body = _native.reserve(head, size)
-    return frame, body
+    return _native.reserve(head, size)
 
 
 class RawLookup:
@@ -45,5 +44,4 @@ class RawLookup:
         stand feature by feature, value by value, lookup by lookup. Raises ValueError where ids
         differ in length, IndexError where the table is too short for the regions.
         """
-        frame: bytes = self._lookup.answer(head, ids, matrix(table, np.uint8, "table"))  # type: ignore[assignment]
-        return frame
+        return self._lookup.answer(head, ids, matrix(table, np.uint8, "table"))

@@ -27,7 +27,7 @@ Handlers = Mapping[str, Callable[..., Any]]
 
 
 class Channel:
-    """One end; calls may come and go at a time, from any number of threads."""
+    """One end, once it is started; calls may come and go at a time, from any number of threads."""
 
     def __init__(
         self, end: socket.socket, handlers: Handlers, on_close: Callable[[], None] = lambda: None
@@ -42,6 +42,9 @@ class Channel:
         # A call may cause calls in the other direction before it is answered.
         self._pool = ThreadPoolExecutor(8, "channel")
         self._reader = threading.Thread(target=self._read, name="channel", daemon=True)
+
+    def start(self) -> None:
+        """Begins to answer calls, when all that they use is there."""
         self._reader.start()
 
     def call(self, method: str, timeout_s: float, **arguments: Any) -> Any:

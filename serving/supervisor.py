@@ -53,6 +53,7 @@ class _Process:
         }
         self.channel = Channel(ours, handlers)
         self.replica = RemoteReplica(self.channel)
+        self.channel.start()
 
     @property
     def has_ended(self) -> bool:

@@ -101,6 +101,7 @@ class Worker:
             },
             self._ended.set,
         )
+        self._channel.start()
 
     def run(self) -> None:
         """Returns when it has ended."""

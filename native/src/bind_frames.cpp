@@ -114,13 +114,16 @@ class RawLookup {
 
 void bind_frames(nb::module_& module) {
   using namespace nb::literals;
-  module.def("reserve", &reserve, "head"_a, "size"_a);
+  module.def("reserve", &reserve, "head"_a, "size"_a,
+             nb::sig("def reserve(head: bytes, size: int) -> tuple[bytes, NDArray[numpy.uint8]]"));
   nb::class_<RawLookup>(module, "RawLookup")
       .def(nb::init<const Vector<const int32_t>&, const Vector<const uint64_t>&,
                     const Vector<const int64_t>&, const Vector<const int64_t>&>(),
            "num_lookups"_a.noconvert(), "salts"_a.noconvert(), "bases"_a.noconvert(),
            "sizes"_a.noconvert())
-      .def("answer", &RawLookup::answer, "head"_a, "ids"_a, "table"_a.noconvert());
+      .def("answer", &RawLookup::answer, "head"_a, "ids"_a, "table"_a.noconvert(),
+           nb::sig("def answer(self, head: bytes, ids: list[bytes], table: NDArray[numpy.uint8]) "
+                   "-> bytes"));
 }
 
 }  // namespace muxtable

@@ -41,9 +41,11 @@ def start(*arguments: object, stderr: Any = None) -> Running:
         text=True,
     )
     line = child.stdout.readline()
-    if not line:
-        raise AssertionError(f"the service did not start: {child.wait(10)}")
-    return Running(child, json.loads(line))
+    document = json.loads(line or "{}")
+    if "address" not in document:
+        child.stdout.close()
+        raise AssertionError(f"the service did not start: {child.wait(30)} {document}")
+    return Running(child, document)
 
 
 @contextmanager
