@@ -179,7 +179,7 @@ def test_what_ray_runs_is_killed_at_random_instants_and_ends_the_same(base, expe
     wanted, done, number = KILLS * 4 // 10 // (2 if victim == "worker" else 4), 0, 0
     clock = Clock(SEED)
     with Cluster(num_cpus=0) as cluster:
-        for _ in range(3):
+        for _ in range(2 + (wanted if victim == "raylet" else 0)):
             cluster.join(1)
         while done < wanted:
             name = f"ray-{victim}-{number}"
@@ -199,7 +199,6 @@ def test_what_ray_runs_is_killed_at_random_instants_and_ends_the_same(base, expe
                 elif busy:
                     kill_tree(busy[0].process)
                     cluster.nodes.remove(busy[0])
-                    cluster.join(1)
                     done += 1
             ended = finish(run.process, 600)
             assert ended.code == 0, ended.err[-4000:]
