@@ -7,6 +7,7 @@ room. Cold means that the kernel was told to forget the files (posix_fadvise) be
 
 ready_cold_2gb, _warm_2gb   from a load to AVAILABLE, verified and warmed, against reading the files
 ready_cold_8gb, _warm_8gb   once from the same state (at most 3)
+ready_vs_sha256_2gb, _8gb   the warm load against hashing the same bytes by as many threads
 pause_ms_2gb                longest pause of a thread that looks up 6,656 rows at a time while the
                             next version is loaded cold
 first_batch                 the first batch after a switch against the median batch
@@ -18,12 +19,14 @@ replicate_vs_stream         bytes/s of FetchShard into verified files against a 
 fetch_vs_stream             bytes/s of FetchShard alone against it
 """
 
+import hashlib
 import os
 import shutil
 import statistics
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ from features.batches import KeyColumn
 from features.regions import Placement, Region
 from features.routing import Layout
 from features.schema import Feature
+from native.memory import tune_allocator
 from serving.client import Client
 from serving.replication import fetch_version
 from serving.settings import ServeSettings
@@ -126,10 +130,26 @@ def _read_once(path: Path) -> float:
     return time.perf_counter() - began
 
 
+def _hash_once(path: Path) -> float:
+    """Returns the seconds of hashing the files by as many threads as a load does."""
+    files = sorted(path.iterdir(), key=lambda file: -file.stat().st_size)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(_hash, files))
+    return time.perf_counter() - began
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def _loads(folder: Path, name: str, ratios: dict[str, float], rows: list[dict[str, Any]]) -> None:
     path = folder / "v-0000000001"
     for state in ("cold", "warm"):
-        reads, loads = [], []
+        reads: list[float] = []
+        loads: list[float] = []
+        hashes: list[float] = []
         for _ in range(3):
             if state == "cold":
                 _forget(path)
@@ -141,6 +161,11 @@ def _loads(folder: Path, name: str, ratios: dict[str, float], rows: list[dict[st
             versions.load(path.name)
             loads.append(time.perf_counter() - began)
             versions.close()
+            del versions  # what is mapped cannot be forgotten
+            if state == "warm":
+                hashes.append(_hash_once(path))
+        if hashes:
+            ratios[f"ready_vs_sha256_{name}"] = statistics.median(loads) / statistics.median(hashes)
         ratios[f"ready_{state}_{name}"] = statistics.median(loads) / statistics.median(reads)
         rows.append(
             {
@@ -154,6 +179,7 @@ def _loads(folder: Path, name: str, ratios: dict[str, float], rows: list[dict[st
 
 def _pauses(folder: Path, ratios: dict[str, float], rows: list[dict[str, Any]]) -> None:
     first, second = "v-0000000001", "v-0000000002"
+    tune_allocator()  # as a service does: new memory for each batch would wait for the load's
     _forget(folder / second)
     versions = Versions(folder, Limits())
     versions.load(first)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from features.errors import MuxtableError, StateError, UnavailableError
 from serving.promotions import Promotions, read_promotions, write_promotions
-from serving.versions import Force
+from serving.versions import Force, verifying_threads
 from storage.snapshot import open_snapshot
 from storage.versions import version_names
 
@@ -156,7 +156,9 @@ class Coordinator:
             return self._digest(name)
         if len(self.replicas) > 1:
             # Verified once, here; the processes then only map it.
-            with open_snapshot(self.directory / name, True, digest) as snapshot:
+            threads = verifying_threads(is_serving=bool(self.loaded))
+            path = self.directory / name
+            with open_snapshot(path, True, digest, threads=threads) as snapshot:
                 digest = snapshot.digest
         is_checked = len(self.replicas) > 1
         try:

@@ -14,7 +14,6 @@ from pathlib import Path
 from features.errors import SnapshotError, UnavailableError
 from serving.stubs import parameter_pb2 as pb
 from serving.wire import Wire, wait_s
-from storage.digests import FileDigest
 from storage.drafts import check_space, held, sweep
 from storage.fsops import DISK, read_all, remove_quietly, translated, write_all
 from storage.manifest import FileEntry, decode_manifest
@@ -101,17 +100,34 @@ def write_copy(
     logger.info("copied version %s: %.1f MB in %.1f s", name, size / 1e6, time.monotonic() - began)
 
 
+class _Digest:
+    """How much of a file has come, and its sha256."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._sha256 = hashlib.sha256()
+
+    def update(self, piece: bytes) -> None:
+        """Takes the next bytes."""
+        self.size += len(piece)
+        self._sha256.update(piece)
+
+    def hexdigest(self) -> str:
+        """Returns the sha256 of all bytes so far."""
+        return self._sha256.hexdigest()
+
+
 def _write_file(draft: Path, entry: FileEntry, pieces: Pieces, stopped: threading.Event) -> None:
-    digest = FileDigest()
+    digest = _Digest()
 
     def sound() -> Iterator[bytes]:
         for piece in _resumed(entry, pieces, digest, stopped):
-            digest.update(memoryview(piece))
+            digest.update(piece)
             yield piece
 
     with translated("write a copy", draft):
         _write(draft / entry.name, sound())
-    if digest.sha256() != entry.sha256:
+    if digest.hexdigest() != entry.sha256:
         raise SnapshotError(
             f"{entry.name} is damaged: its sha256 is not the one in the manifest",
             "fetch the version again",
@@ -119,7 +135,7 @@ def _write_file(draft: Path, entry: FileEntry, pieces: Pieces, stopped: threadin
 
 
 def _resumed(
-    entry: FileEntry, pieces: Pieces, digest: FileDigest, stopped: threading.Event
+    entry: FileEntry, pieces: Pieces, digest: _Digest, stopped: threading.Event
 ) -> Iterator[bytes]:
     """Yields the pieces of a file, going on where a download broke off."""
     tries = 0

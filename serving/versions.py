@@ -9,6 +9,7 @@ no call should wait for.
 
 import hashlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 CURRENT = "current"
 PREVIOUS = "previous"
+# Threads that verify a version.
+_MOST_THREADS = 4
 # Versions that ended are listed until there are so many of them.
 _MOST_ENDED = 32
 # A promotion reaches all processes within moments; a client that has seen it waits so long.
@@ -214,7 +217,8 @@ class Versions:
 
     def _open(self, held: Held, verify: bool, digest: str | None) -> None:
         began = time.monotonic()
-        snapshot = open_snapshot(self.directory / held.name, verify, digest)
+        threads = verifying_threads(is_serving=self.is_ready)
+        snapshot = open_snapshot(self.directory / held.name, verify, digest, threads=threads)
         try:
             if snapshot.name != held.name:
                 raise StateError(
@@ -352,6 +356,15 @@ def _close(held: Held) -> None:
     if held.directory >= 0:
         DISK.close(held.directory)
         held.directory = -1
+
+
+def verifying_threads(*, is_serving: bool) -> int:
+    """Returns how many threads verify a version.
+
+    While another one answers, a core is left to it: hashing would take them all.
+    """
+    cores = len(os.sched_getaffinity(0)) - int(is_serving)
+    return max(1, min(cores, _MOST_THREADS))
 
 
 def state_name(state: State) -> str:

@@ -12,6 +12,8 @@ from features.errors import SnapshotError
 from storage.fsops import Disk, read_all
 
 CRC_BYTES = 2**20
+# Hashed at a time: each piece ends with a wait for the GIL, which others may be holding.
+_PIECE_BYTES = 2 * 2**20
 
 
 class FileDigest:
@@ -64,7 +66,7 @@ def decode_crcs(text: str) -> list[int]:
 def check_sha256(disk: Disk, descriptor: int, size: int, sha256: str, where: str) -> None:
     """Reads a whole file; SnapshotError naming it unless it has this size and this sha256."""
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(CRC_BYTES, size) + 1))
+    buffer = memoryview(bytearray(min(_PIECE_BYTES, size) + 1))
     done = 0
     while count := read_all(disk, descriptor, buffer, done):
         digest.update(buffer[:count])
