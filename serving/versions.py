@@ -247,7 +247,8 @@ class Versions:
         return held, stamp
 
     def _await_promotion(self, counter: int, deadline_s: float | None) -> None:
-        patience = min(_PROMOTION_PATIENCE_S, deadline_s or _PROMOTION_PATIENCE_S)
+        # Half of what is left, so that the caller hears of it and can try again.
+        patience = min(_PROMOTION_PATIENCE_S, (deadline_s or 60.0) / 2)
         if not self._changed.wait_for(lambda: self._force.counter >= counter, patience):
             raise UnavailableError(
                 f"this process is at promotion {self._force.counter}, and the caller has seen"
