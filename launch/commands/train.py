@@ -18,6 +18,7 @@ from launch.progress import RunProgress
 from launch.settings import load_job
 from launch.targets import JobPath, Overrides, run_folder
 from launch.training import train_and_report
+from trainer.order import rank_streams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ def command(
     job = load_job(job_path, overrides or ())
     # Before torch is imported: most mistakes are answered at once.
     FeatureSet.build(job.data, job.features, job.feature, job.table)
+    rank_streams(streams=job.data.streams, rank=0, world_size=workers)
     folder = run_folder(job, job_path)
     if workers > 1 or address is not None:
         trained = _train_on_workers(

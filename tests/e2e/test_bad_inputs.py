@@ -162,7 +162,12 @@ CASES = [
         ['"table.colour"'],
         command=("train", "job.toml", "--set", "table.colour=1"),
     ),
-    Bad("several workers", nothing, ["--workers 2"], command=("train", "job.toml", "--workers=2")),
+    Bad(
+        "more workers than streams",
+        nothing,
+        ["data.streams is 12", "99 ranks"],
+        command=("train", "job.toml", "--workers=99"),
+    ),
     Bad("no job given", nothing, ["JOB"], command=("train",)),
     Bad("eval of no run", nothing, ["no run"], command=("eval", "run")),
     Bad("predict of no run", nothing, ["no run"], command=("predict", "run", "x", "--out", "o")),
