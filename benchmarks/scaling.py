@@ -162,7 +162,7 @@ def calculated(folder: Path, tree: dict[str, Any], step_s: float) -> list[dict[s
 def main() -> None:
     """Runs the trainings and prints the figures."""
     options = harness.start("scaling", __doc__)
-    repeats, steps, rows = (1, 40, 65_536) if options.quick else (5, 120, 1_048_576)
+    repeats, steps, rows = (1, 40, 65_536) if options.quick else (5, 60, 1_048_576)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_log(folder, rows)
