@@ -1,12 +1,13 @@
 """Calls of a parameter service, as messages: channels, credentials, retries, deadlines.
 
 A channel has one connection with about a hundred calls at a time; more of them wait inside the
-client, unseen. So several channels take turns. What failed before the service began with it
-(refused for load, no connection, draining) is tried again until the deadline.
+client, unseen. So there are several channels, each with its threads. What failed before the service
+began with it (refused for load, no connection, draining) is tried again until the deadline.
 """
 
 import itertools
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -88,7 +89,10 @@ class Wire:
                 self._channels.append(grpc.secure_channel(target, credentials, options))
             else:
                 self._channels.append(grpc.insecure_channel(target, options))
-        self._calls: dict[str, Iterator[Any]] = {}
+        self._calls: dict[str, list[Callable[..., bytes]]] = {}
+        # Each thread keeps to one channel: two on one would wait for each other.
+        self._place = threading.local()
+        self._places = itertools.count()
 
     def lookup(self, request: bytes, timeout_s: float) -> bytes:
         """Sends a LookupRequest; returns the LookupReply as it came."""
@@ -158,9 +162,12 @@ class Wire:
     def _next_call(self, path: str) -> Callable[..., bytes]:
         calls = self._calls.get(path)
         if calls is None:
-            multi = [channel.unary_unary(path, None, None) for channel in self._channels]
-            calls = self._calls[path] = itertools.cycle(multi)
-        return next(calls)
+            calls = [channel.unary_unary(path, None, None) for channel in self._channels]
+            self._calls[path] = calls
+        place: int | None = getattr(self._place, "number", None)
+        if place is None:
+            place = self._place.number = next(self._places) % len(self._channels)
+        return calls[place]
 
     def _stream(
         self, path: str, request: bytes, parse: Callable[[bytes], Any], timeout_s: float | None

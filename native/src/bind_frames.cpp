@@ -4,8 +4,7 @@
 #include <vector>
 
 #include "bind.h"
-#include "codecs.h"
-#include "hashing.h"
+#include "dispatch.h"
 
 namespace muxtable {
 namespace {
@@ -82,21 +81,22 @@ class RawLookup {
     std::vector<int64_t> rows(static_cast<size_t>(total));
     find_rows(keys, n, rows.data());
     task.rows = rows.data();
-    copy_coded(task, total, 1);
+    loops().codecs.copy_coded(task, 0, total);
     return frame;
   }
 
  private:
-  // Feature by feature, value by value, lookup by lookup.
+  // Feature by feature, value by value, lookup by lookup. The loops are called as they are: the
+  // functions around them start a team of threads, even of one, for each of many short pieces.
   void find_rows(const std::vector<const uint64_t*>& keys, int64_t n, int64_t* out) const {
-    const std::vector<int32_t> only(lookups_.size(), 0);
+    const Loops& isa = loops();
     std::vector<int64_t> scratch;
     const LookupHash* lookups = lookups_.data();
     for (size_t f = 0; f < counts_.size(); ++f) {
       const int64_t count = counts_[f];
       if (count > 1) scratch.resize(static_cast<size_t>(count * n));
       int64_t* const found = count > 1 ? scratch.data() : out;
-      hash_rows({keys[f], n, nullptr, 0, n, only.data(), lookups, count, found, n}, 1);
+      for (int64_t k = 0; k < count; ++k) isa.hash(keys[f], nullptr, lookups[k], found + k * n, n);
       if (count > 1)
         for (int64_t i = 0; i < n; ++i)
           for (int64_t k = 0; k < count; ++k) out[i * count + k] = found[k * n + i];
