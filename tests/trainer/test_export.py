@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -158,4 +160,4 @@ def test_a_run_without_a_checkpoint_says_so(run, tmp_path):
     (tmp_path / "checkpoints").mkdir()
 
     with pytest.raises(SnapshotError, match="holds no checkpoint"):
-        Export(type(run)(path=tmp_path, job=run.job, base=tmp_path))
+        Export(replace(run, path=tmp_path, base=tmp_path))
