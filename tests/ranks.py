@@ -2,14 +2,46 @@
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
+
+from torch.distributed import TCPStore
 
 # Imported once, in the process all ranks are forked from.
 _PRELOADED = ["numpy", "pyarrow.parquet", "torch", "sharding.ranks", "sharding.table"]
+
+
+@dataclass(frozen=True)
+class Started:
+    """The processes of some ranks, and what each will say: (is it good, its result or error)."""
+
+    processes: list[BaseProcess]
+    ends: list[Connection]
+    store: TCPStore
+    """Where they meet; gone with this object."""
+
+
+def start_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> Started:
+    """Starts function(ranks, *args) on every rank."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    # Held here, as torchrun holds it: a port that was only looked for may be taken meanwhile.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    started = Started([], [], store)
+    for rank in range(world_size):
+        mine, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_rank, args=(theirs, rank, world_size, store.port, function, args), daemon=True
+        )
+        process.start()
+        theirs.close()
+        started.processes.append(process)
+        started.ends.append(mine)
+    return started
 
 
 def run_ranks(
@@ -25,19 +57,8 @@ def run_ranks(
 
     The function has to be one of a module, its arguments and result picklable.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    port = _free_port()
-    processes, ends = [], []
-    for rank in range(world_size):
-        mine, theirs = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_rank, args=(theirs, rank, world_size, port, function, args), daemon=True
-        )
-        process.start()
-        theirs.close()
-        processes.append(process)
-        ends.append(mine)
+    started = start_ranks(world_size, function, *args)
+    processes, ends = started.processes, started.ends
     results: dict[int, Any] = {}
     try:
         while len(results) < world_size:
@@ -79,6 +100,7 @@ def _rank(
         "LOCAL_WORLD_SIZE": str(world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     import torch
 
@@ -91,9 +113,3 @@ def _rank(
         ranks.leave()
     except BaseException:  # noqa: BLE001 the parent raises it
         end.send((False, traceback.format_exc()))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -186,11 +186,11 @@ def _scored(
             later: list[list[_Scored]] = [[] for _ in sizes]
             for turn in range(max(map(len, sizes))):
                 own = sizes[ranks.rank]
-                data = _score(model, stream, turn < len(own))
+                scored = _score(model, stream, turn < len(own))
                 if ranks.world_size == 1:
-                    yield data
+                    yield scored
                 else:
-                    for rank, part in enumerate(ranks.gather(data.to_bytes())):
+                    for rank, part in enumerate(ranks.gather(scored.to_bytes())):
                         if turn < len(sizes[rank]):
                             rows = sizes[rank][turn]
                             later[rank].append(_Scored.from_bytes(part, rows, feature_set))

@@ -89,7 +89,7 @@ def train(
             data = begin_or_resume(directory, watcher, stop_requested, ranks)
         except Interrupted:
             return Result(run=directory.run, signal=together.poll(), step=0, metrics={})
-        finished = json.loads(ranks.by_first(lambda: json.dumps(directory.run.result()).encode()))
+        finished = json.loads(ranks.from_first(lambda: json.dumps(directory.run.result())))
         if finished is not None:
             watcher.note(f"the run in {run_dir} is finished: nothing is left to train")
             return _result_in(directory.run, finished)

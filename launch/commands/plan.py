@@ -80,7 +80,7 @@ def command(
         return forecast_memory(changed, changed_plan, feature_set, profile, dataset, libraries)
 
     memory = forecast(job, workers)
-    fit = Fit.of(job, workers, limit, lambda *case: forecast(*case).peak_bytes)
+    fit = Fit.of(memory.peak_bytes, limit, job, workers, lambda *case: forecast(*case).peak_bytes)
     traffic = None
     if workers > 1:
         layout = build_layout(feature_set, profile, job.table)
@@ -113,13 +113,13 @@ class Fit:
     remedies: tuple[Remedy, ...]
 
     @classmethod
-    def of(cls, job: Job, workers: int, limit_bytes: int, peak: Peak) -> Fit:
+    def of(cls, peak_bytes: int, limit_bytes: int, job: Job, workers: int, peak: Peak) -> Fit:
         """Compares the peak with the limit, and looks for edits where it is above."""
         from trainer.remedies import find_remedies
 
-        found = peak(job, workers)
-        remedies = () if found <= limit_bytes else find_remedies(job, workers, limit_bytes, peak)
-        return cls(limit_bytes=limit_bytes, peak_bytes=found, remedies=remedies)
+        is_met = peak_bytes <= limit_bytes
+        remedies = () if is_met else find_remedies(job, workers, limit_bytes, peak)
+        return cls(limit_bytes=limit_bytes, peak_bytes=peak_bytes, remedies=remedies)
 
     @property
     def is_met(self) -> bool:

@@ -7,7 +7,7 @@ kill -9 cannot show this: the kernel's cache survives the process.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -209,3 +209,33 @@ def materialize(state: dict[str, bytes | None], root: Path) -> None:
             descriptor = os.open(target, os.O_CREAT | os.O_WRONLY)
             os.write(descriptor, data)
             os.close(descriptor)
+
+
+def bad_states(
+    trace: list[Change],
+    returned: list[int],
+    root: Path,
+    look: Callable[[dict[str, bytes]], object],
+    known: dict[tuple, object],
+) -> Iterator[str]:
+    """Yields what is wrong with any state a power cut may leave of two saves, steps 1 and 2.
+
+    `returned` says where in the trace each save had returned. `look` gives the step in force in a
+    state, None before the first, or what is wrong; each state is looked at once, `known` keeps it.
+    """
+    device = Device(root)
+    allowed: tuple = (None, 1)
+    for i, change in enumerate(trace):
+        device.play(change)
+        if i + 1 == returned[0]:
+            allowed = (1,)
+        elif i + 1 == returned[1]:
+            allowed = (2,)
+        elif i == returned[0]:
+            allowed = (1, 2)
+        for disk in device.states():
+            files = tuple((path, data) for path, data in disk.items() if "/.lease" not in path)
+            if files not in known:
+                known[files] = look(dict(files))
+            if known[files] not in allowed:
+                yield f"after {change[0]} ({i} of {len(trace)}): {known[files]}, not {allowed}"

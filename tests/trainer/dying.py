@@ -1,11 +1,10 @@
 """Ranks that die: real processes, of which one ends at once at a chosen call of its disk."""
 
-import multiprocessing
 import os
 from collections.abc import Callable
 from typing import Any
 
-from tests.ranks import _free_port, _rank
+from tests.ranks import start_ranks
 from tests.storage.faults import CHANGES, WatchedDisk
 
 
@@ -33,19 +32,9 @@ def run_dying(
 
     Other than `tests.ranks.run_ranks`, the ranks that are left go on to their own end.
     """
-    context = multiprocessing.get_context("forkserver")
-    port = _free_port()
-    running = []
-    for rank in range(world_size):
-        mine, theirs = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_rank, args=(theirs, rank, world_size, port, function, args), daemon=True
-        )
-        process.start()
-        theirs.close()
-        running.append((process, mine))
+    started = start_ranks(world_size, function, *args)
     results: list[Any] = []
-    for process, end in running:
+    for process, end in zip(started.processes, started.ends, strict=True):
         if not end.poll(timeout_s):
             process.kill()
             raise AssertionError(f"a rank did not end within {timeout_s} s")

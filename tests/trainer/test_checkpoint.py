@@ -1,6 +1,7 @@
 """Every test of stopped or failed saves uses the same two checkpoints: step 1, then step 2."""
 
 import errno
+import functools
 import hashlib
 import logging
 import os
@@ -33,7 +34,7 @@ from tests.storage.faults import (
     WatchedDisk,
     leftovers,
 )
-from tests.storage.lost_writes import Device, RecordingDisk, materialize
+from tests.storage.lost_writes import RecordingDisk, bad_states, materialize
 from trainer.checkpoint import CheckpointStore, latest_checkpoint
 from trainer.latest import NAME, look_at
 
@@ -670,28 +671,6 @@ def recorded(root: Path) -> tuple[list, list[int]]:
     return disk.trace, returned
 
 
-def bad_states(
-    trace: list, returned: list[int], root: Path, scratch: Path, known: dict
-) -> Iterator[str]:
-    """Yields what is wrong with any state a power cut may leave; each is looked at once."""
-    device = Device(root)
-    allowed: tuple = (None, 1)
-    for i, change in enumerate(trace):
-        device.play(change)
-        if i + 1 == returned[0]:
-            allowed = (1,)
-        elif i + 1 == returned[1]:
-            allowed = (2,)
-        elif i == returned[0]:
-            allowed = (1, 2)
-        for disk in device.states():
-            files = tuple((path, data) for path, data in disk.items() if "/.lease" not in path)
-            if files not in known:
-                known[files] = look(dict(files), scratch)
-            if known[files] not in allowed:
-                yield f"after {change[0]} ({i} of {len(trace)}): {known[files]}, not {allowed}"
-
-
 def look(files: dict, scratch: Path) -> object:
     """Returns the step in force in such a state, or what is wrong with it."""
     materialize(files, scratch)
@@ -714,7 +693,8 @@ def test_a_power_cut_at_any_moment_leaves_the_old_or_the_new_checkpoint(tmp_path
     trace, returned = recorded(root)
 
     known: dict = {}
-    bad = list(bad_states(trace, returned, root, tmp_path / "scratch", known))
+    looking = functools.partial(look, scratch=tmp_path / "scratch")
+    bad = list(bad_states(trace, returned, root, looking, known))
 
     assert bad == []
     assert len(known) > 100
@@ -729,10 +709,11 @@ def test_without_any_one_sync_a_power_cut_is_harmful(tmp_path):
 
     harmless = []
     known: dict = {}
+    looking = functools.partial(look, scratch=tmp_path / "scratch")
     for i in syncs:
         shorter = trace[:i] + trace[i + 1 :]
         moved = [at - (at > i) for at in returned]
-        if next(bad_states(shorter, moved, root, tmp_path / "scratch", known), None) is None:
+        if next(bad_states(shorter, moved, root, looking, known), None) is None:
             harmless.append(trace[i])
 
     assert len(syncs) >= 7

@@ -2,7 +2,6 @@
 
 import functools
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from storage.fsops import DISK, Disk, replace_file
 from storage.pointer import POINTER
 from tests.ranks import run_ranks
 from tests.storage.faults import leftovers
-from tests.storage.lost_writes import Device, RecordingDisk, materialize
+from tests.storage.lost_writes import RecordingDisk, bad_states, materialize
 from tests.trainer.dying import DyingDisk, run_dying
 from tests.trainer.test_deltas import Shard, check, train
 from trainer.checkpoint import CheckpointStore, latest_checkpoint
@@ -169,28 +168,6 @@ def merged(traces: list[tuple[list, int, int]]) -> tuple[list, list[int]]:
     return trace, returned
 
 
-def bad_states(
-    trace: list, returned: list[int], root: Path, scratch: Path, known: dict
-) -> Iterator[str]:
-    """Yields what is wrong with any state that a power cut may leave."""
-    device = Device(root)
-    allowed: tuple = (None, 1)
-    for i, change in enumerate(trace):
-        device.play(change)
-        if i + 1 == returned[0]:
-            allowed = (1,)
-        elif i + 1 == returned[1]:
-            allowed = (2,)
-        elif i == returned[0]:
-            allowed = (1, 2)
-        for disk in device.states():
-            files = tuple((path, data) for path, data in disk.items() if "/.lease" not in path)
-            if files not in known:
-                known[files] = look(dict(files), scratch)
-            if known[files] not in allowed:
-                yield f"after {change[0]} ({i} of {len(trace)}): {known[files]}, not {allowed}"
-
-
 @functools.cache
 def small(step: int) -> np.ndarray:
     from sharding.ranks import Ranks
@@ -228,8 +205,9 @@ def test_a_power_cut_leaves_the_old_or_the_new_checkpoint_and_needs_every_sync(t
     root.mkdir()
     trace, returned = merged(run_ranks(2, save_recorded, root / "c", limit))
     known: dict = {}
+    looking = functools.partial(look, scratch=tmp_path / "scratch")
 
-    assert list(bad_states(trace, returned, root, tmp_path / "scratch", known)) == []
+    assert list(bad_states(trace, returned, root, looking, known)) == []
     assert set(known.values()) == {None, 1, 2}
 
     # The negative control: without any one sync of the second save some state is bad.
@@ -238,7 +216,7 @@ def test_a_power_cut_leaves_the_old_or_the_new_checkpoint_and_needs_every_sync(t
     for i in syncs:
         shorter = trace[:i] + trace[i + 1 :]
         moved = [at - (at > i) for at in returned]
-        if next(bad_states(shorter, moved, root, tmp_path / "scratch", known), None) is None:
+        if next(bad_states(shorter, moved, root, looking, known), None) is None:
             harmless.append(trace[i])
     assert len(syncs) >= 7
     assert sum(Path(trace[i][1][0]).name.startswith("r0001-") for i in syncs) >= 1
