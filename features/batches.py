@@ -4,10 +4,16 @@ Letters: B samples, F univalent features, L univalent lookups, c lookups of one 
 a list feature over a batch, D dense columns.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from features.readers.base import Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +63,28 @@ class Bag:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What one feature read, where a reader makes its vectors.
+
+    Its rows are c x m of the batch's, lookup by lookup; `extra` is the reader's. Lists and
+    sequences have offsets: each value is combined by itself, and then they are pooled.
+    """
+
+    reader: Reader
+    shape: tuple[int, int]
+    extra: NDArray[Any] | None
+    offsets: NDArray[np.int64] | None
+    mean: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RowBatch:
     """A batch after routing: what a table engine looks up.
 
     Lookup l of sample i is rows[l, i] and goes to out[i, columns[l]:].
+
+    Where features have readers, their rows stand one behind the other as if each were a sample of
+    its own, and `parts` make the embedding of what was looked up (`sharding.assemble`).
     """
 
     num_rows: int
@@ -68,3 +92,4 @@ class RowBatch:
     columns: NDArray[np.int64]
     bags: tuple[Bag, ...]
     out_width: int
+    parts: tuple[Part, ...] = ()

@@ -51,14 +51,16 @@ def expected_collisions(cardinality: float, num_rows: int, num_lookups: int) -> 
 
 
 def forecast(layout: Layout, cardinality: Mapping[str, float]) -> tuple[Collisions, ...]:
-    """Returns the expected collisions of every embedded feature; exact features have none."""
+    """Returns the expected collisions of every embedded feature.
+
+    Exact features have none, nor have those whose values a dictionary or a network tells apart.
+    """
     forecasts = []
     for route in layout.routes:
         count = cardinality[route.name]
         co_residents = in_all = 0.0
-        if route.vocabulary is None:
-            rows = route.lookups[0].rows
-            co_residents, in_all = expected_collisions(count, rows, len(route.lookups))
+        if route.vocabulary is None and route.lookups:
+            co_residents, in_all = expected_collisions(count, route.region_rows, len(route.lookups))
         forecasts.append(
             Collisions(
                 feature=route.name,

@@ -1,21 +1,22 @@
 """A layout as a JSON object of a manifest, with the vocabularies beside it as tensors.
 
     hash, hash_seed, width, rows
-    regions     [{name, kind, base, rows, width}]
-    features    [{feature, region, key_class, column, salts, vocabulary, edges}]
+    regions     [{name, kind, base, rows, width}]; parts where there are several
+    features    [{feature, region, key_class, column, salts, vocabulary, edges}]; reader where there
+                is one
 
 Lookups follow from these; their salts and columns are written out all the same, in hexadecimal
 (JSON readers elsewhere keep 53 bits), so that another program need not hash, and reading compares.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from features.errors import SnapshotError
 from features.hashing import HASH
@@ -39,6 +40,7 @@ class _Placed(_Model):
     null_salts: tuple[str, ...]
     vocabulary: str | None
     edges: tuple[float, ...] | None
+    reader: dict[str, JsonValue] | None = None
 
 
 class _Tree(_Model):
@@ -57,20 +59,20 @@ def to_json(layout: Layout) -> dict[str, Any]:
         "hash_seed": layout.hash_seed,
         "width": layout.width,
         "rows": layout.rows,
-        "regions": [asdict(region) for region in layout.regions],
-        "features": [_placed(route, _tensor_names(layout)) for route in layout.routes],
+        "regions": [_region(region) for region in layout.regions],
+        "features": [_placed(layout, route) for route in layout.routes],
     }
     return json.loads(json.dumps(tree, allow_nan=False))
 
 
 def vocabularies(layout: Layout) -> dict[str, NDArray[np.uint64]]:
-    """Returns the vocabularies of the exact regions by tensor name."""
-    names = _tensor_names(layout)
-    return {
-        names[route.region]: route.vocabulary
-        for route in layout.routes
-        if route.vocabulary is not None
-    }
+    """Returns the vocabularies of exact regions and of readers by tensor name."""
+    found = {}
+    for route in layout.routes:
+        name, keys = _tensor_name(layout, route), _keys(route)
+        if name is not None and keys is not None:
+            found[name] = keys
+    return found
 
 
 def from_json(tree: dict[str, Any], tensors: Mapping[str, NDArray[np.uint64]]) -> Layout:
@@ -83,6 +85,7 @@ def from_json(tree: dict[str, Any], tensors: Mapping[str, NDArray[np.uint64]]) -
         raise SnapshotError(
             f"the layout is damaged or foreign: {key}: {error['msg']}", _FIX
         ) from exc
+    exact = {region.name for region in parsed.regions if region.kind == "exact"}
     try:
         layout = Layout.assemble(
             width=parsed.width,
@@ -94,13 +97,15 @@ def from_json(tree: dict[str, Any], tensors: Mapping[str, NDArray[np.uint64]]) -
                     region=placed.region,
                     key_class=placed.key_class,
                     edges=placed.edges,
+                    reader=None if placed.reader is None else dict(placed.reader),
+                    dictionary=_dictionary(placed, exact, tensors),
                 )
                 for placed in parsed.features
             ],
             vocabularies={
                 placed.region: tensors[placed.vocabulary]
                 for placed in parsed.features
-                if placed.vocabulary is not None
+                if placed.vocabulary is not None and placed.region in exact
             },
         )
     except KeyError as exc:
@@ -116,19 +121,46 @@ def from_json(tree: dict[str, Any], tensors: Mapping[str, NDArray[np.uint64]]) -
     return layout
 
 
-def _placed(route: FeatureRoute, tensor_names: Mapping[str, str]) -> dict[str, Any]:
-    return {
+def _region(region: Region) -> dict[str, Any]:
+    tree = asdict(region)
+    if region.parts == 1:
+        del tree["parts"]
+    return tree
+
+
+def _placed(layout: Layout, route: FeatureRoute) -> dict[str, Any]:
+    tree = {
         "feature": asdict(route.feature),
         "region": route.region,
         "key_class": route.key_class,
         "column": route.column,
         "salts": [f"{lookup.salt:016x}" for lookup in route.lookups],
         "null_salts": [f"{lookup.null_salt:016x}" for lookup in route.lookups],
-        "vocabulary": None if route.vocabulary is None else tensor_names[route.region],
+        "vocabulary": _tensor_name(layout, route),
         "edges": route.edges,
     }
+    return tree if route.reader is None else {**tree, "reader": route.reader.to_json()}
 
 
-def _tensor_names(layout: Layout) -> dict[str, str]:
-    """Names of the vocabularies: feature names may hold what no file name can."""
-    return {region.name: f"vocabulary.{i}" for i, region in enumerate(layout.regions)}
+def _keys(route: FeatureRoute) -> NDArray[np.uint64] | None:
+    if route.vocabulary is not None or route.reader is None:
+        return route.vocabulary
+    return route.reader.vocabulary
+
+
+def _tensor_name(layout: Layout, route: FeatureRoute) -> str | None:
+    """The name of a vocabulary as a tensor: feature names may hold what no file name can."""
+    if _keys(route) is None:
+        return None
+    if route.vocabulary is not None:
+        return f"vocabulary.{[region.name for region in layout.regions].index(route.region)}"
+    owner = [each.name for each in layout.routes].index(route.feature.salt_name)
+    return f"vocabulary.feature.{owner}"
+
+
+def _dictionary(
+    placed: _Placed, exact: Collection[str], tensors: Mapping[str, NDArray[np.uint64]]
+) -> NDArray[np.uint64] | None:
+    if placed.vocabulary is None or placed.region in exact:
+        return None
+    return tensors[placed.vocabulary]

@@ -110,6 +110,10 @@ class Profile:
             raise _damaged(str(exc)) from exc
 
 
+# Methods that number all values of a feature.
+_WHOLE_VOCABULARIES = ("exact", "qr", "tt")
+
+
 def build_profile(
     dataset: Dataset,
     feature_set: FeatureSet,
@@ -171,7 +175,7 @@ def build_profile(
 
 def _exact_names(feature_set: FeatureSet, settings: TableSettings) -> set[str]:
     """The features that own exact rows at any cardinality, with those that share their rows."""
-    if settings.method == "exact":
+    if settings.method in _WHOLE_VOCABULARIES:
         return {feature.name for feature in feature_set.features}
     salts = {feature.salt_name for feature in feature_set.features if feature.exact}
     return {feature.name for feature in feature_set.features if feature.salt_name in salts}

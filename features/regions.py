@@ -3,21 +3,27 @@
 rows of the table      columns of the embedding
 shared                 categorical, list, sequence, cross, bucketized
 feature ...            (each in declared order, lookups inside)
+importance, digits, program ...
 exact ...
+
+Regions whose rows are hashed come first: they grow together with the table.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from features.hashing import null_salts, salts
+from features.readers.base import Reader
+from features.readers.registry import Site, make_reader
 from features.schema import LAYOUT_ORDER, Feature
 from features.statistics import KeyClass
 
+RegionKind = Literal["shared", "feature", "importance", "digits", "program", "exact"]
 MAX_LOOKUPS = 64  # the bound of the setting, held against manifests too
 _POOLINGS = {"list": ("mean", "sum"), "sequence": ("mean", "last")}
 
@@ -29,10 +35,19 @@ class Region:
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     name: str
-    kind: Literal["shared", "feature", "exact"]
+    kind: RegionKind
     base: int
     rows: int
     width: int
+    parts: int = 1
+    """Tables it consists of, as equal as can be, the larger ones first: lookup k reads table
+    k mod parts."""
+
+    def part(self, k: int) -> tuple[int, int]:
+        """Returns the first row and the rows of the table that lookup k reads."""
+        place = k % self.parts
+        size, larger = divmod(self.rows, self.parts)
+        return self.base + place * size + min(place, larger), size + (place < larger)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +73,11 @@ class Placement:
     key_class: KeyClass | None
     edges: tuple[float, ...] | None = None
     """Bucketized features: the quantile edges."""
+    reader: dict[str, Any] | None = None
+    """How values read the table, as `features.readers.registry` takes it; None lays the rows of
+    the lookups side by side."""
+    dictionary: NDArray[np.uint64] | None = None
+    """The sorted keys that a reader of digits numbers; those of exact regions are the region's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,28 +88,38 @@ class FeatureRoute:
     column: int
     """First column of the feature in the embedding."""
     width_total: int
-    """Columns of the feature: lookups x width."""
+    """Columns of the feature: lookups x width, or what its reader makes."""
+    region: str
+    """The region its lookups read."""
+    base: int
+    """The first row of its region."""
+    region_rows: int
+    """The rows of its region, or of the smallest table there that a lookup reads."""
     lookups: tuple[Lookup, ...]
+    """Its hash functions into the region; none where its rows follow from a dictionary or are a
+    network's."""
     key_class: KeyClass | None
     vocabulary: NDArray[np.uint64] | None
     """Exact features: their sorted keys."""
     edges: tuple[float, ...] | None
     """Bucketized features: the quantile edges."""
+    reader: Reader | None = None
+    """What makes its vectors; None where the rows of its lookups stand side by side."""
 
     @property
     def name(self) -> str:
         """The feature's name."""
         return self.feature.name
 
-    @property
-    def region(self) -> str:
-        """The region all its lookups read."""
-        return self.lookups[0].region
 
-    @property
-    def base(self) -> int:
-        """The first row of its region."""
-        return self.lookups[0].base
+_RANK: dict[RegionKind, int] = {
+    "shared": 0,
+    "feature": 0,
+    "importance": 1,
+    "digits": 1,
+    "program": 1,
+    "exact": 2,
+}
 
 
 def exact_rows(num_values: int, num_lookups: int) -> int:
@@ -109,34 +139,55 @@ def build_routes(
     _check_regions(regions, width)
     by_name = {region.name: region for region in regions}
     _check_placements(placements, by_name, vocabularies)
+    table_rows = sum(region.rows for region in regions)
     routes: list[FeatureRoute] = []
     column = 0
     for placement in placements:
         region = by_name[placement.region]
-        lookups = _lookups(placement.feature, region, hash_seed, column)
+        vocabulary = vocabularies.get(placement.region)
+        reader = None
+        if placement.reader is not None:
+            site = Site(
+                salt_name=placement.feature.salt_name,
+                num_lookups=placement.feature.num_lookups,
+                hash_seed=hash_seed,
+                base=region.base,
+                rows=region.rows,
+                width=width,
+                table_rows=table_rows,
+                vocabulary=vocabulary if placement.dictionary is None else placement.dictionary,
+            )
+            reader = make_reader(placement.reader, site)
+        count = placement.feature.num_lookups if reader is None else reader.num_lookups
+        lookups = _lookups(placement.feature, count, region, hash_seed, column)
         route = FeatureRoute(
             feature=placement.feature,
             column=column,
-            width_total=width * len(lookups),
+            width_total=width * len(lookups) if reader is None else reader.out_width,
+            region=region.name,
+            base=region.base,
+            region_rows=min((lookup.rows for lookup in lookups), default=region.rows),
             lookups=lookups,
             key_class=placement.key_class,
-            vocabulary=vocabularies.get(placement.region),
+            vocabulary=vocabulary,
             edges=placement.edges,
+            reader=reader,
         )
         routes.append(route)
         column += route.width_total
     return tuple(routes)
 
 
-def _lookups(feature: Feature, region: Region, hash_seed: int, column: int) -> tuple[Lookup, ...]:
-    count = feature.num_lookups
+def _lookups(
+    feature: Feature, count: int, region: Region, hash_seed: int, column: int
+) -> tuple[Lookup, ...]:
     return tuple(
         Lookup(
             feature=feature.name,
             k=k,
             region=region.name,
-            base=region.base,
-            rows=region.rows,
+            base=region.part(k)[0],
+            rows=region.part(k)[1],
             salt=int(salt),
             null_salt=int(null_salt),
             column=column + k * region.width,
@@ -158,12 +209,14 @@ def _check_regions(regions: Sequence[Region], width: int) -> None:
     for region in regions:
         if region.rows < 1 or region.base != base or region.width != width:
             raise ValueError(f"region {region.name} does not follow the one before it")
+        if not 1 <= region.parts <= min(region.rows, MAX_LOOKUPS):
+            raise ValueError(f"region {region.name} of {region.rows} rows has {region.parts} parts")
         base += region.rows
     if len({region.name for region in regions}) < len(regions):
         raise ValueError("two regions have one name")
-    kinds = [region.kind == "exact" for region in regions]
-    if kinds != sorted(kinds):
-        raise ValueError("an exact region stands before a hashed one")
+    ranks = [_RANK[region.kind] for region in regions]
+    if ranks != sorted(ranks):
+        raise ValueError("the regions are not in order: hashed ones first, exact ones last")
 
 
 def _check_placements(
@@ -180,6 +233,8 @@ def _check_placements(
     by_name = {placement.feature.name: placement for placement in placements}
     if len(by_name) < len(placements):
         raise ValueError("two features have one name")
+    if len({placement.reader is None for placement in placements}) > 1:
+        raise ValueError("some features have readers and others have none")
     for placement in placements:
         feature, region = placement.feature, regions.get(placement.region)
         owner = by_name.get(feature.salt_name)
@@ -209,5 +264,8 @@ def _check_placements(
                 raise ValueError(f"the vocabulary of {region.name} is no vector of uint64")
             if not (vocabulary[1:] > vocabulary[:-1]).all():
                 raise ValueError(f"the vocabulary of {region.name} does not rise")
-            if region.rows != exact_rows(len(vocabulary), feature.num_lookups):
+            count = feature.num_lookups
+            if placement.reader is not None:
+                count = placement.reader.get("count", 0)
+            if region.rows != exact_rows(len(vocabulary), count):
                 raise ValueError(f"region {region.name} does not fit {len(vocabulary)} values")

@@ -13,78 +13,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import ragged
-from features.batches import Bag, KeyBatch, KeyColumn, RowBatch
-from features.regions import FeatureRoute, Lookup
+from features.batches import Bag, KeyBatch, KeyColumn, Part, RowBatch
+from features.hashed import Hashing
+from features.regions import FeatureRoute
 from native import hashing as native
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Hashing:
-    """The arguments of a native call that hashes the keys of features to rows."""
-
-    feature: NDArray[np.int32]
-    salts: NDArray[np.uint64]
-    null_salts: NDArray[np.uint64]
-    bases: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, lookups: Sequence[tuple[int, Lookup]]) -> _Hashing:
-        """For lookups, each with the number of its feature among the keys."""
-        return cls(
-            feature=np.array([number for number, _ in lookups], np.int32),
-            salts=np.array([lookup.salt for _, lookup in lookups], np.uint64),
-            null_salts=np.array([lookup.null_salt for _, lookup in lookups], np.uint64),
-            bases=np.array([lookup.base for _, lookup in lookups], np.int64),
-            sizes=np.array([lookup.rows for _, lookup in lookups], np.int64),
-        )
-
-    def write(
-        self,
-        keys: NDArray[np.uint64],
-        nulls: NDArray[np.uint8] | None,
-        out: NDArray[np.int64],
-        threads: int,
-    ) -> None:
-        if out.size:
-            native.hash_rows(
-                keys,
-                nulls,
-                self.feature,
-                self.salts,
-                self.null_salts,
-                self.bases,
-                self.sizes,
-                out,
-                threads,
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Router:
     """The routes of a layout, made ready."""
 
+    routes: tuple[FeatureRoute, ...]
     univalent: tuple[FeatureRoute, ...]
     exact: tuple[tuple[int, FeatureRoute], ...]
     bags: tuple[FeatureRoute, ...]
-    hashing: _Hashing
+    hashing: Hashing
     columns: NDArray[np.int64]
-    each: Mapping[str, _Hashing]
+    each: Mapping[str, Hashing]
 
     @classmethod
-    def of(cls, univalent: Sequence[FeatureRoute], bags: Sequence[FeatureRoute]) -> Router:
+    def of(cls, routes: Sequence[FeatureRoute]) -> Router:
         """For the routes of a layout."""
+        univalent = [route for route in routes if not route.feature.is_bag]
+        bags = [route for route in routes if route.feature.is_bag]
         hashed = [(i, route) for i, route in enumerate(univalent) if route.vocabulary is None]
         exact = [(i, route) for i, route in enumerate(univalent) if route.vocabulary is not None]
         columns = [lookup.column for _, route in (*hashed, *exact) for lookup in route.lookups]
         return cls(
+            routes=tuple(routes),
             univalent=tuple(univalent),
             exact=tuple(exact),
             bags=tuple(bags),
-            hashing=_Hashing.of([(i, lookup) for i, route in hashed for lookup in route.lookups]),
+            hashing=Hashing.of([(i, lookup) for i, route in hashed for lookup in route.lookups]),
             columns=np.array(columns, np.int64),
             each={
-                route.name: _Hashing.of([(0, lookup) for lookup in route.lookups])
+                route.name: Hashing.of([(0, lookup) for lookup in route.lookups])
                 for route in (*univalent, *bags)
             },
         )
@@ -104,8 +67,39 @@ class Router:
         bags = tuple(self._bag(route, batch.columns[route.name], threads) for route in self.bags)
         return RowBatch(batch.num_rows, rows, self.columns, bags, out_width)
 
+    def read(self, batch: KeyBatch, width: int, threads: int) -> RowBatch:
+        """Returns the rows of a batch's keys where readers make the vectors."""
+        readings = []
+        parts = []
+        for route in self.routes:
+            assert route.reader is not None  # noqa: S101  all routes have one, or none
+            column = batch.columns[route.name]
+            offsets, mean = column.offsets, False
+            if route.feature.is_bag:
+                column = _pooled(route, column)
+                offsets, mean = column.offsets, route.feature.pooling != "sum"
+            reading = route.reader.read(column, threads)
+            count, num_values = reading.rows.shape
+            readings.append(reading.rows.reshape(-1))
+            parts.append(Part(route.reader, (count, num_values), reading.extra, offsets, mean))
+        rows = np.concatenate(readings)[None]
+        return RowBatch(rows.size, rows, np.zeros(1, np.int64), (), width, tuple(parts))
+
+    def read_values(
+        self, route: FeatureRoute, column: KeyColumn, width: int, threads: int
+    ) -> RowBatch:
+        """Returns the rows of one feature's keys, each a sample of its own."""
+        assert route.reader is not None  # noqa: S101  the caller has looked
+        reading = route.reader.read(column, threads)
+        count, num_values = reading.rows.shape
+        part = Part(route.reader, (count, num_values), reading.extra, None, False)
+        rows = reading.rows.reshape(1, -1)
+        return RowBatch(rows.size, rows, np.zeros(1, np.int64), (), width, (part,))
+
     def rows_of(self, route: FeatureRoute, column: KeyColumn, threads: int) -> NDArray[np.int64]:
         """Returns the rows int64[c, n] of one feature's keys, lists unpooled."""
+        if route.reader is not None:
+            return route.reader.read(column, threads).rows
         rows = np.empty((len(route.lookups), len(column.keys)), np.int64)
         _write_rows(route, self.each[route.name], column, rows, threads)
         return rows
@@ -129,19 +123,25 @@ class Router:
         return keys, nulls
 
     def _bag(self, route: FeatureRoute, column: KeyColumn, threads: int) -> Bag:
-        keys, nulls, offsets = column.keys, column.nulls, column.offsets
-        if offsets is None:
-            raise ValueError(f"the keys of {route.feature.kind} {route.name} have no offsets")
-        if route.feature.pooling == "last":
-            keys, nulls, offsets = ragged.newest(keys, nulls, offsets, 1)
-        rows = self.rows_of(route, KeyColumn(keys, nulls), threads)
+        column = _pooled(route, column)
+        rows = self.rows_of(route, column, threads)
+        assert column.offsets is not None  # noqa: S101  `_pooled` has looked
         # The mean of one value is the value, so `last` is a mean too.
-        return Bag(rows, offsets, route.feature.pooling != "sum", route.column)
+        return Bag(rows, column.offsets, route.feature.pooling != "sum", route.column)
+
+
+def _pooled(route: FeatureRoute, column: KeyColumn) -> KeyColumn:
+    """Returns the keys of a list or sequence that are pooled."""
+    if column.offsets is None:
+        raise ValueError(f"the keys of {route.feature.kind} {route.name} have no offsets")
+    if route.feature.pooling == "last":
+        return KeyColumn(*ragged.newest(column.keys, column.nulls, column.offsets, 1))
+    return column
 
 
 def _write_rows(
     route: FeatureRoute,
-    hashing: _Hashing,
+    hashing: Hashing,
     column: KeyColumn,
     out: NDArray[np.int64],
     threads: int,

@@ -8,6 +8,7 @@ Letters: B samples, F univalent features, L univalent lookups, c lookups of one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Layout:
-    """The rows of a table and the way of every feature's values to them."""
+    """The rows of a table and the way of every feature's values to them.
+
+    Features read rows side by side (`route`, one gather), or all of them have readers.
+    """
 
     rows: int
     width: int
@@ -47,7 +51,7 @@ class Layout:
     _router: Router = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_router", Router.of(self.univalent, self.bags))
+        object.__setattr__(self, "_router", Router.of(self.routes))
 
     @classmethod
     def assemble(
@@ -110,12 +114,39 @@ class Layout:
                 return route
         raise KeyError(name)
 
+    @property
+    def has_readers(self) -> bool:
+        """Whether readers make the vectors: those of all features, or of none."""
+        return any(route.reader is not None for route in self.routes)
+
+    @property
+    def unit_width(self) -> int:
+        """Columns that the vector of every feature is a multiple of: those of a row, or where
+        readers make the vectors, the most that hold for all."""
+        if not self.has_readers:
+            return self.width
+        return math.gcd(*(route.width_total for route in self.routes))
+
     def route(self, batch: KeyBatch, threads: int = 1) -> RowBatch:
         """Returns the rows of a batch's keys."""
+        if self.has_readers:
+            return self._router.read(batch, self.width, threads)
         return self._router.route(batch, self.out_width, threads)
 
+    def values_of(self, name: str, column: KeyColumn, threads: int = 1) -> RowBatch:
+        """Returns a batch of one feature whose samples are its keys: lists unpooled."""
+        route = self[name]
+        if route.reader is not None:
+            return self._router.read_values(route, column, self.width, threads)
+        rows = self._router.rows_of(route, column, threads)
+        columns = np.arange(len(rows), dtype=np.int64) * self.width
+        return RowBatch(rows.shape[1], rows, columns, (), route.width_total)
+
     def rows_of(self, name: str, column: KeyColumn, threads: int = 1) -> NDArray[np.int64]:
-        """Returns the rows int64[c, n] of one feature's keys, lists unpooled."""
+        """Returns the rows int64[c, n] of one feature's keys, lists unpooled.
+
+        Those of a network are [c, 1], the same for all.
+        """
         return self._router.rows_of(self[name], column, threads)
 
     def to_json(self) -> dict[str, Any]:

@@ -4,9 +4,9 @@ Paths are strings here and are resolved against the job file's folder by `launch
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMGT]?i?B)\s*")
 _UNITS = {unit: 1000**power for power, unit in enumerate(["B", "kB", "MB", "GB", "TB"])} | {
@@ -129,9 +129,15 @@ class TableSettings(Settings):
     """Floats of a row; a feature's embedding is lookups x width."""
     lookups: Annotated[int, Field(ge=1, le=64)] = 2
     """Rows read for each value unless the feature says otherwise."""
-    method: Literal["unified", "hash", "exact"] = "unified"
-    """How values become embeddings: unified (concatenated lookups), hash (one lookup), exact (no
-    collisions)."""
+    method: Literal[
+        "unified", "hash", "hash_embedding", "pq", "qr", "hashednet", "robe", "dhe", "tt", "exact"
+    ] = "unified"
+    """How values become embeddings: unified (concatenated lookups), hash (one lookup),
+    hash_embedding (weighted sum of lookups), pq (a table for each lookup), qr (product of a row for
+    each digit of a value's number), hashednet (signed scalars), robe (blocks of a circular pool),
+    dhe (a network over hashes), tt (tensor train over digits), exact (no collisions)."""
+    block: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Method robe: neighbouring floats of a block."""
     multiplexed: bool = True
     """All hashed features share one region; false gives each a region in proportion to its
     cardinality."""
@@ -152,13 +158,21 @@ class TableSettings(Settings):
     optimizer: Literal["rowwise_adagrad", "adagrad", "adam", "sgd"] = "rowwise_adagrad"
     """Optimizer of the rows, applied inside the backward pass to touched rows only."""
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05
-    """Learning rate of the rows."""
+    """Learning rate of the rows; method dhe, whose rows are a network's, starts from 0.001."""
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-8
     """Added to the denominator of Adagrad and Adam."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Adam: decay of the first moment."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Adam: decay of the second moment."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_of_method(cls, given: Any) -> Any:
+        # One step of a row's size is right for a row of few values and far too much for a network.
+        if isinstance(given, dict) and given.get("method") == "dhe":
+            return {"learning_rate": 0.001, **given}
+        return given
 
     @field_validator("budget")
     @classmethod

@@ -217,7 +217,7 @@ class Coordinator:
         if shape is None:
             with open_snapshot(self.directory / name, False) as snapshot:
                 shape = [
-                    (route.name, len(route.lookups), route.width_total)
+                    (route.name, snapshot.layout.unit_width, route.width_total)
                     for route in snapshot.layout.routes
                 ]
             self._shapes[name] = shape

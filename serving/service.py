@@ -53,8 +53,8 @@ class ParameterService:
                 stamp=stamp.message(),
                 manifest=held.manifest,
                 rows=snapshot.layout.rows,
-                width=snapshot.layout.width,
-                codec=json.dumps(snapshot.codec.to_json(), sort_keys=True),
+                width=snapshot.layout.unit_width,
+                codec=json.dumps(held.table.codec.to_json(), sort_keys=True),
                 limits=pb.Limits(
                     max_request_bytes=limits.max_request_bytes,
                     max_reply_bytes=limits.max_reply_bytes,
@@ -67,12 +67,12 @@ class ParameterService:
                     name=feature.name,
                     kind=feature.kind,
                     columns=feature.columns,
-                    lookups=len(route.lookups),
+                    lookups=route.width_total // snapshot.layout.unit_width,
                     key_class=route.key_class or "",
                     derive=feature.derive or "",
                     pooling=feature.pooling or "",
                 )
-            for name, array in sorted(snapshot.codec.shared().items()):
+            for name, array in sorted(held.table.codec.shared().items()):
                 plain = np.ascontiguousarray(array)
                 reply.tensors.add(
                     name=name, dtype=plain.dtype.str, shape=plain.shape, data=plain.tobytes()

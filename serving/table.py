@@ -2,7 +2,8 @@
 
 Letters: F features asked for, n values of one, c lookups of a value, B samples. A reply has one
 block [n, c] of rows for each feature; blocks follow each other, and neighbours are gathered by one
-call of a kernel.
+call of a kernel. Where a reader makes the vectors, they travel as float32 in the place of the
+codec's own bytes, since nobody else could combine the rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,12 @@ from native.frames import RawLookup
 from serving.columns import WHERE, num_samples, num_values, plain_ids, read_keys
 from serving.frame import reply_frame, reply_head
 from serving.stubs import parameter_pb2 as pb
+from storage.codecs.base import Codec
+from storage.codecs.registry import codec_named
 from storage.snapshot import Snapshot, num_served
+from storage.vectors import combined, pool
 
+_NO_ROWS = np.empty((0, 0), np.int64)
 _MOST_PLANS = 256
 _MOST_HEADS = 1024
 
@@ -64,13 +69,15 @@ class _Block:
 
     route: FeatureRoute
     rows: Rows
-    """[c, n]"""
+    """[c, n]; none where there are vectors."""
     count: int
     """Vectors: n, or B where lists are pooled."""
     pooled: Rows | None = None
     """The offsets of the lists that are pooled."""
     offsets: Rows | None = None
     """The offsets of the lists that are not."""
+    vectors: NDArray[np.float32] | None = None
+    """What a reader made of the values [n, D], lists unpooled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +102,15 @@ class Table:
         self._routes = {route.name: route for route in snapshot.layout.routes}
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._heads: dict[object, bytes] = {}
-        codec, width = snapshot.codec, snapshot.layout.width
-        self._items: dict[int, int] = {
-            pb.OUTPUT_CODEC: codec.row_bytes,
-            pb.OUTPUT_FLOAT32: 4 * width,
-            pb.OUTPUT_FLOAT16: 2 * width,
-        }
+        layout = snapshot.layout
+        self.codec: Codec = snapshot.codec
+        """What a reply of `OUTPUT_CODEC` is decoded by."""
+        if layout.has_readers:
+            self.codec = codec_named("float32")(layout.unit_width)
+        self._items = _items(self.codec)
+        self._row_items = _items(snapshot.codec)
         # Outputs for which the rows are sent as they lie.
-        self._as_stored = frozenset({pb.OUTPUT_CODEC, *_SAME.get(codec.name, ())})
+        self._as_stored = frozenset({pb.OUTPUT_CODEC, *_SAME.get(snapshot.codec.name, ())})
 
     def lookup(self, request: pb.LookupRequest, stamp: Stamp) -> bytes:
         """Returns the LookupReply of a request.
@@ -131,16 +139,24 @@ class Table:
         if len(request.rows) % 8:
             raise DataError(f"{WHERE}: rows has {len(request.rows)} bytes", "send int64 numbers")
         rows = np.frombuffer(request.rows, np.int64)
-        self._check_size(len(rows), len(rows) * self._item(request.output), request)
+        item = _item(self._row_items, request.output)
+        self._check_size(len(rows), len(rows) * item, request)
         if len(rows) and (rows.min() < 0 or rows.max() >= self.snapshot.layout.rows):
             bad = rows[(rows < 0) | (rows >= self.snapshot.layout.rows)][0]
             raise DataError(
                 f"{WHERE}: there is no row {bad}",
                 f"the table has {self.snapshot.layout.rows:,} rows",
             )
-        reply = self._reply(request.output, stamp)
+        reply = pb.LookupReply(
+            stamp=stamp.message(),
+            output=request.output,
+            row_bytes=item,
+            width=self.snapshot.layout.width,
+        )
         reply.features.add(count=len(rows), lookups=1)
-        return self._gathered(reply.SerializeToString(), rows, request.output)
+        frame, body = reply_frame(reply.SerializeToString(), len(rows) * item)
+        self._gather(rows, request.output, body)
+        return frame
 
     def _plan(self, names: tuple[str, ...]) -> _Plan:
         plan = self._plans.get(names)
@@ -162,13 +178,16 @@ class Table:
                 )
         routes = tuple(self._routes[name] for name in names or self._routes)
         columns = {column for route in routes for column in route.feature.columns}
-        num_lookups = tuple(num_served(self.snapshot.codec, len(route.lookups)) for route in routes)
+        num_lookups = tuple(
+            num_served(self.snapshot.codec, self._lookups(route)) for route in routes
+        )
         is_plain = all(
-            route.vocabulary is None
+            route.reader is None
+            and route.vocabulary is None
             and route.feature.kind == "categorical"
             and route.feature.derive is None
             and route.key_class == "int"
-            and count == len(route.lookups)
+            and count == self._lookups(route)
             for route, count in zip(routes, num_lookups, strict=True)
         )
         return _Plan(
@@ -187,8 +206,8 @@ class Table:
 
         At least what it will be is counted: a null list has no values, but one vector.
         """
-        width = self.snapshot.layout.width
-        item = self._item(request.output)
+        width = self.snapshot.layout.unit_width
+        item = _item(self._items, request.output)
         num_lookups = num_bytes = 0
         for route, served in zip(plan.routes, plan.num_lookups, strict=True):
             feature = route.feature
@@ -199,10 +218,10 @@ class Table:
                 samples = num_samples(column, feature_is_bag=True)
                 count += samples
                 if not request.unpooled:
-                    num_bytes += samples * len(route.lookups) * width * item
+                    num_bytes += samples * self._lookups(route) * width * item
             num_lookups += count * served
             if not feature.is_bag or request.unpooled:
-                lookups = served if request.output == pb.OUTPUT_CODEC else len(route.lookups)
+                lookups = served if request.output == pb.OUTPUT_CODEC else self._lookups(route)
                 num_bytes += count * lookups * item + 4 * samples
         self._check_size(num_lookups, num_bytes, request)
 
@@ -223,12 +242,9 @@ class Table:
                 "send the request in parts, or ask for the codec's own bytes",
             )
 
-    def _item(self, output: pb.Output) -> int:
-        """Returns the bytes of one row in a reply."""
-        item = self._items.get(output)
-        if item is None:
-            raise DataError(f"{WHERE}: output {output} is none", "use those of muxtable.v1.Output")
-        return item
+    def _lookups(self, route: FeatureRoute) -> int:
+        """Returns the rows a reply has for a value: its lookups, or parts of what a reader made."""
+        return route.width_total // self.snapshot.layout.unit_width
 
     def _lookup_plain(
         self, plan: _Plan, raw: RawLookup, request: pb.LookupRequest, stamp: Stamp
@@ -263,6 +279,8 @@ class Table:
         keys, nulls, offsets = column.keys, column.nulls, column.offsets
         if offsets is not None and not unpooled and route.feature.pooling == "last":
             keys, nulls, offsets = ragged.newest(keys, nulls, offsets, 1)
+        if route.reader is not None:
+            return self._combined(route, KeyColumn(keys, nulls, offsets), unpooled)
         rows = self.snapshot.layout.rows_of(route.name, KeyColumn(keys, nulls))[:served]
         if offsets is None:
             return _Block(route=route, rows=rows, count=rows.shape[1])
@@ -270,12 +288,23 @@ class Table:
             return _Block(route=route, rows=rows, count=rows.shape[1], offsets=offsets)
         return _Block(route=route, rows=rows, count=len(offsets) - 1, pooled=offsets)
 
+    def _combined(self, route: FeatureRoute, column: KeyColumn, unpooled: bool) -> _Block:
+        assert route.reader is not None  # noqa: S101  the caller has looked
+        vectors = combined(route.reader, column, self.snapshot.vectors)
+        block = _Block(route=route, rows=_NO_ROWS, count=len(vectors), vectors=vectors)
+        if column.offsets is not None and unpooled:
+            block.offsets = column.offsets
+        elif column.offsets is not None:
+            block.count = len(column.offsets) - 1
+            block.pooled = column.offsets
+        return block
+
     def _reply(self, output: pb.Output, stamp: Stamp) -> pb.LookupReply:
         return pb.LookupReply(
             stamp=stamp.message(),
             output=output,
-            row_bytes=self._item(output),
-            width=self.snapshot.layout.width,
+            row_bytes=_item(self._items, output),
+            width=self.snapshot.layout.unit_width,
         )
 
     def _head(self, plan: _Plan, count: int, output: pb.Output, stamp: Stamp) -> bytes:
@@ -286,7 +315,7 @@ class Table:
             reply = self._reply(output, stamp)
             for lookups in plan.num_lookups:
                 reply.features.add(count=count, lookups=lookups)
-            size = count * plan.rows_of_value * self._item(output)
+            size = count * plan.rows_of_value * _item(self._items, output)
             head = reply_head(reply.SerializeToString(), size)
             if len(self._heads) >= _MOST_HEADS:
                 self._heads.clear()
@@ -297,10 +326,10 @@ class Table:
         self, plan: _Plan, blocks: Sequence[_Block], output: pb.Output, stamp: Stamp
     ) -> bytes:
         reply = self._reply(output, stamp)
-        item = self._item(output)
+        item = _item(self._items, output)
         sizes = []
         for block, served in zip(blocks, plan.num_lookups, strict=True):
-            lookups = served if output == pb.OUTPUT_CODEC else len(block.route.lookups)
+            lookups = served if output == pb.OUTPUT_CODEC else self._lookups(block.route)
             feature = reply.features.add(count=block.count, lookups=lookups)
             if block.offsets is not None:
                 feature.offsets = block.offsets.astype("<i4").tobytes()
@@ -310,15 +339,12 @@ class Table:
         for block, size in zip(blocks, sizes, strict=True):
             part = body[at : at + size]
             at += size
-            if block.pooled is None and len(block.rows) * block.count * item == size:
+            if block.vectors is not None:
+                _write_vectors(block, block.vectors, output, part)
+            elif block.pooled is None and len(block.rows) * block.count * item == size:
                 self._gather(np.ascontiguousarray(block.rows.T).reshape(-1), output, part)
             elif size:
                 self._write_values(block, output, part)
-        return frame
-
-    def _gathered(self, head: bytes, rows: Rows, output: pb.Output) -> bytes:
-        frame, body = reply_frame(head, len(rows) * self._item(output))
-        self._gather(rows, output, body)
         return frame
 
     def _gather(self, rows: Rows, output: pb.Output, out: Buffer) -> None:
@@ -341,7 +367,7 @@ class Table:
 
     def _write_values(self, block: _Block, output: pb.Output, out: Buffer) -> None:
         """Writes vectors whose lists are pooled, or some of whose lookups are zeros."""
-        lookups, width = len(block.route.lookups), self.snapshot.layout.width
+        lookups, width = self._lookups(block.route), self.snapshot.layout.width
         served, n = block.rows.shape
         values = np.zeros((block.count, lookups * width), np.float32)
         decoded = np.empty((served * n, width), np.float32)
@@ -359,6 +385,32 @@ class Table:
             values[:, : served * width] = pooled
         kind = np.float32 if output == pb.OUTPUT_FLOAT32 else np.float16
         out.view(kind).reshape(values.shape)[:] = values
+
+
+def _items(codec: Codec) -> dict[int, int]:
+    """Returns the bytes of one row in a reply, by output."""
+    return {
+        pb.OUTPUT_CODEC: codec.row_bytes,
+        pb.OUTPUT_FLOAT32: 4 * codec.width,
+        pb.OUTPUT_FLOAT16: 2 * codec.width,
+    }
+
+
+def _item(items: Mapping[int, int], output: pb.Output) -> int:
+    item = items.get(output)
+    if item is None:
+        raise DataError(f"{WHERE}: output {output} is none", "use those of muxtable.v1.Output")
+    return item
+
+
+def _write_vectors(
+    block: _Block, vectors: NDArray[np.float32], output: pb.Output, out: Buffer
+) -> None:
+    """Writes what a reader made, lists pooled."""
+    if block.pooled is not None:
+        vectors = pool(vectors, block.pooled, block.route.feature.pooling != "sum")
+    kind = np.float16 if output == pb.OUTPUT_FLOAT16 else np.float32
+    out.view(kind).reshape(vectors.shape)[:] = vectors
 
 
 def _by_name(columns: Sequence[pb.Column], plan: _Plan) -> dict[str, pb.Column]:

@@ -30,6 +30,7 @@ from storage.fsops import DISK, Disk
 from storage.probes import check_probes
 from storage.snapshot_record import Record, record_in
 from storage.tensors import DTYPES
+from storage.vectors import combined, pool
 
 ROWS = "rows"
 DELTA = "snapshot_delta"
@@ -123,6 +124,13 @@ class Snapshot:
         route = self.layout[name]
         if column.offsets is not None and route.feature.pooling == "last":
             column = KeyColumn(*ragged.newest(column.keys, column.nulls, column.offsets, 1))
+        if route.reader is not None:
+            values = combined(
+                route.reader, column, lambda rows: self.vectors(rows, threads), threads
+            )
+            if column.offsets is None:
+                return values
+            return pool(values, column.offsets, route.feature.pooling != "sum", threads)
         rows = self.layout.rows_of(name, KeyColumn(column.keys, column.nulls), threads)
         count = num_served(self.codec, len(rows))
         rows = rows[:count]
@@ -202,3 +210,5 @@ def _check_fit(record: Record, layout: Layout, codec: Codec, bundle: Bundle, whe
         raise SnapshotError(f"{where} says other sizes of itself than its layout does", _COPY)
     if codec.width != layout.width:
         raise SnapshotError(f"{where} has a codec of width {codec.width}", _COPY)
+    if layout.has_readers and codec.lookups is not None:
+        raise SnapshotError(f"{where} leaves out lookups that are combined", _COPY)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import SnapshotError
+from features.errors import CodecError, SnapshotError
 from features.routing import Layout
 from storage.attempts import make_directories
 from storage.codecs.base import Codec, ErrorSum
@@ -84,6 +84,7 @@ def write_snapshot(
     Raises SnapshotError where a version has that name or the disk has no room, CodecError naming
     the rows that cannot be encoded.
     """
+    check_codec(source.layout, source.codec)
     make_room(parent, check_version(name), source.num_bytes, disk)
     with (
         BundleWriter(parent, name, "snapshot", source.attempt, disk=disk) as writer,
@@ -100,6 +101,16 @@ def write_snapshot(
         size_bytes=writer.size_bytes,
         error=record.error,
     )
+
+
+def check_codec(layout: Layout, codec: Codec) -> None:
+    """Raises CodecError where a codec leaves out lookups that readers combine with others."""
+    if layout.has_readers and codec.lookups is not None:
+        raise CodecError(
+            f"codec {codec.text} serves the first lookups of a value only, and this table's are "
+            "combined into one vector",
+            "use the codec inside it, or a table whose method lays lookups side by side",
+        )
 
 
 def make_room(parent: Path, name: str, size_bytes: int, disk: Disk = DISK) -> None:

@@ -80,7 +80,8 @@ def candidates(layout: Layout) -> tuple[str, ...]:
             texts += [f"pq:{parts}x8", f"opq:{parts}x8"]
     for dims in sorted({-(-3 * width // 4), -(-width // 2)} - {width}, reverse=True):
         texts += [f"pca:{dims}+int8", f"pca:{dims}+float8"]
-    most = max(len(route.lookups) for route in layout.routes)
+    # A prefix leaves lookups out, which a reader combines with the others.
+    most = 0 if layout.has_readers else max(len(route.lookups) for route in layout.routes)
     texts += [f"prefix:{count}+int8" for count in range(most - 1, 0, -1)]
     return tuple(dict.fromkeys(texts))
 
@@ -194,11 +195,13 @@ def _trial(
     served = [
         min(len(route.lookups), codec.lookups or len(route.lookups)) for route in layout.routes
     ]
+    # Vectors that readers make travel as float32.
+    reply_bytes = 4 * layout.out_width if layout.has_readers else sum(served) * codec.row_bytes
     return Trial(
         codec=codec.text,
         row_bytes=codec.row_bytes,
         table_bytes=table_bytes,
-        reply_bytes=sum(served) * codec.row_bytes,
+        reply_bytes=reply_bytes,
         bits_per_weight=8 * table_bytes / (layout.rows * layout.width),
         relative_error=error.relative,
         largest_error=error.largest,

@@ -30,7 +30,7 @@ from features.routing import Layout, RowBatch
 from features.statistics import FeatureStatistics
 from native import memory
 from native.order import derive
-from sharding.assemble import assemble, flat_rows
+from sharding.assemble import assemble, combine, flat_rows
 from sharding.table import TableEngine, create_engine
 from trainer.embedding_arguments import Features, feature_set_of, layout_of, table_settings
 from trainer.embedding_state import EmbeddingState, load_table
@@ -55,6 +55,8 @@ class UnifiedEmbedding(nn.Module):
     width          floats of a row; a feature's vector is lookups x width
     lists          {name: "mean" or "sum"}: features whose samples are lists, pooled
     sequences      {name: max_length}: features whose samples are histories; the newest are kept
+    method         how values become embeddings, as `table.method` of a job file; qr, tt and exact
+                   number all values and need `statistics`
     multiplexed    False gives each feature its own rows, shared out by `cardinalities`
     statistics     a profile, where a FeatureSet has exact or bucketized features
     hash_seed      which hash functions; seed: which initial values, uniform in +-init_scale
@@ -74,6 +76,7 @@ class UnifiedEmbedding(nn.Module):
         lookups: int = 2,
         lists: Mapping[str, str] | None = None,
         sequences: Mapping[str, int] | None = None,
+        method: str = "unified",
         multiplexed: bool = True,
         cardinalities: Mapping[str, int] | None = None,
         statistics: FeatureStatistics | None = None,
@@ -107,6 +110,7 @@ class UnifiedEmbedding(nn.Module):
                 "rows": rows,
                 "width": width,
                 "lookups": lookups,
+                "method": method,
                 "multiplexed": multiplexed,
                 "exact_below": exact_below,
                 "hash_seed": hash_seed,
@@ -128,10 +132,10 @@ class UnifiedEmbedding(nn.Module):
         """The trained table in the fused mode, None in the parameter mode."""
         if optimizer is not None:
             self.engine = create_engine(
-                engine, self.layout.rows, width, table, seed, self._threads, device
+                engine, self.layout.rows, self.layout.width, table, seed, self._threads, device
             )
         else:
-            start = torch.empty(self.layout.rows, width)
+            start = torch.empty(self.layout.rows, self.layout.width)
             key = derive("init", seed)
             memory.fill_uniform(start.numpy(), key, init_scale, threads=self._threads)
             self.weight = nn.Parameter(start.to(device, dtype))
@@ -189,10 +193,7 @@ class UnifiedEmbedding(nn.Module):
         column = self._reader.column(route.feature, ids)
         offsets = column.offsets
         assert offsets is not None  # noqa: S101 - a bag's keys have offsets
-        num_values, width = len(column.keys), self.layout.width
-        columns = np.arange(len(route.lookups), dtype=np.int64) * width
-        rows = self.layout.rows_of(name, column, self._threads)
-        vectors = self._lookup(RowBatch(num_values, rows, columns, (), route.width_total))
+        vectors = self._lookup(self.layout.values_of(name, column, self._threads))
         lengths = np.diff(offsets)
         longest = int(lengths.max(initial=0))
         mask = torch.from_numpy(np.arange(longest) < lengths[:, None]).to(vectors.device)
@@ -223,10 +224,9 @@ class UnifiedEmbedding(nn.Module):
         if self.engine is None:
             rows = torch.from_numpy(flat_rows(batch)).to(self.weight.device)
             return assemble(F.embedding(rows, self.weight, sparse=self.sparse), batch)
-        if self.training:
-            return self.engine.lookup(batch)
-        with torch.no_grad():
-            return self.engine.lookup(batch)
+        with torch.set_grad_enabled(self.training and torch.is_grad_enabled()):
+            vectors = self.engine.lookup(batch)
+            return combine(vectors, batch.parts) if batch.parts else vectors
 
     def _fused(self, what: str) -> TableEngine:
         if self.engine is None:

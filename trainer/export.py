@@ -26,6 +26,7 @@ from storage.snapshot import Snapshot
 from storage.snapshot_apply import WrittenDelta, write_delta
 from storage.snapshot_record import Lineage, Tower
 from storage.snapshot_writer import OnRows, Source, Written, write_snapshot
+from storage.vectors import combined
 from trainer import saving
 from trainer.latest import checkpoint_record
 from trainer.onnx_tower import FILE, tower_graph
@@ -73,6 +74,9 @@ class Export:
         weight = self._checkpoint.tensor(WEIGHT)
 
         def look_up(name: str, column: KeyColumn) -> NDArray[np.float32]:
+            reader = self.layout[name].reader
+            if reader is not None:
+                return combined(reader, column, lambda rows: weight[rows])
             rows = self.layout.rows_of(name, column)
             out = np.empty((rows.shape[1], len(rows) * self.layout.width), np.float32)
             if out.size:

@@ -12,6 +12,7 @@ from features.batches import KeyBatch, RowBatch
 from features.errors import ConfigError
 from features.routing import Layout
 from features.settings import TableSettings
+from sharding.assemble import combine
 from sharding.ranks import Ranks
 from sharding.table import TableEngine, create_engine
 from trainer.settings import TowerSettings, TrainSettings
@@ -33,7 +34,10 @@ class Model:
 
     def logits(self, rows: RowBatch, dense: NDArray[np.float32]) -> Tensor:
         """Returns logits float32[B]; backward through them trains table and tower."""
-        return self.tower(self.engine.lookup(rows), self.tensor(dense))
+        vectors = self.engine.lookup(rows)
+        if rows.parts:
+            vectors = combine(vectors, rows.parts)
+        return self.tower(vectors, self.tensor(dense))
 
     def tensor(self, array: NDArray[np.float32]) -> Tensor:
         """Returns an array of the batch on the model's device."""

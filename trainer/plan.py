@@ -129,10 +129,10 @@ def feature_plans(layout: Layout, statistics: FeatureStatistics) -> tuple[Featur
             kind=route.feature.kind,
             cardinality=cardinality[route.name],
             is_exact=route.vocabulary is not None,
-            num_lookups=len(route.lookups),
-            width=layout.width,
+            num_lookups=route.feature.num_lookups,
+            width=route.width_total,
             region=_region_name(route, layout),
-            region_rows=route.lookups[0].rows,
+            region_rows=route.region_rows,
             co_residents=expected[route.name].co_residents,
             lost_values=expected[route.name].values_in_all_lookups,
         )
@@ -147,7 +147,9 @@ def tower_state_floats(optimizer: str) -> int:
 
 def _region_name(route: FeatureRoute, layout: Layout) -> str:
     kinds = {region.name: region.kind for region in layout.regions}
-    return {"shared": "shared", "feature": "own", "exact": "exact"}[kinds[route.region]]
+    if kinds[route.region] == "exact":
+        return "exact"
+    return "shared" if route.region == "shared" else "own"
 
 
 def _checkpoint_bytes(job: Job, layout: Layout, tower: int) -> int:
@@ -161,4 +163,6 @@ def _checkpoint_bytes(job: Job, layout: Layout, tower: int) -> int:
 
 
 def _vocabulary_bytes(routes: Sequence[FeatureRoute]) -> int:
-    return sum(route.vocabulary.nbytes for route in routes if route.vocabulary is not None)
+    readers = (route.reader.vocabulary for route in routes if route.reader is not None)
+    plain = (route.vocabulary for route in routes if route.reader is None)
+    return sum(keys.nbytes for keys in (*readers, *plain) if keys is not None)

@@ -61,6 +61,28 @@ def layout(rows: int = ROWS, width: int = WIDTH) -> Layout:
     return build_layout(feature_set(table), statistics, table)
 
 
+def layout_by(method: str, multiplexed: bool) -> Layout:
+    """The layout of any method: all vocabularies are known."""
+    table = TableSettings(
+        budget="300 kB", width=WIDTH, exact_below=16, method=method, multiplexed=multiplexed
+    )
+    users = [value % 2**64 for value in range(-5, 1000)]
+    statistics = Seen(
+        {
+            "user": known(users),
+            "city": known([key(f"city {i}") for i in range(500)], "string"),
+            "hour": known(range(24)),
+            "level": known([key(text) for text in LEVELS], "string"),
+            "tags": known([key(f"tag{i}") for i in range(40)], "string"),
+            "history": known(users),
+            "user_city": known(range(1000)),
+            "price": known(range(4)),
+        },
+        {"price": edged(1.0, 2.5, 10.0)},
+    )
+    return build_layout(feature_set(table), statistics, table)
+
+
 def key(text: str) -> int:
     from features.hashing import key_of
 

@@ -10,7 +10,7 @@ from features.columns import table_keys
 from features.errors import ConfigError, DataError, PlanError
 from features.parquet import open_dataset
 from features.profile import build_profile
-from features.routing import KeyBatch
+from features.routing import KeyBatch, KeyColumn, Layout
 from features.schema import FeatureSet
 from features.settings import DataSettings, FeatureSettings, FeaturesSettings, TableSettings
 from tests.features.statistics_of import Seen, counted, edged, known
@@ -415,3 +415,76 @@ def test_a_profile_of_real_rows_lays_out_every_kind_and_routes_the_rows_it_saw(t
     (bag,) = routed.bags
     assert bag.rows.min() >= layout["item"].base
     assert bag.rows.max() < layout["item"].base + exact["item"]
+
+
+METHODS = ["unified", "hash_embedding", "pq", "qr", "hashednet", "robe", "dhe", "tt"]
+CARDINALITIES = {"user": 900, "item": 300, "city": 90}
+
+
+def numbered():
+    return Seen({name: known(range(7, 7 + n)) for name, n in CARDINALITIES.items()})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("multiplexed", [True, False])
+def test_every_method_stays_inside_its_bytes_and_reads_back_from_json(method, multiplexed):
+    table = {"budget": "40 kB", "rows": None, "width": 12, "lookups": 2, "method": method}
+    table |= {"multiplexed": multiplexed, "exact_below": 100}
+
+    layout = layout_of(numbered(), table=table, categorical=list(CARDINALITIES))
+
+    assert 0.5 * 40_000 < 4 * layout.rows * layout.width <= 40_000
+    kinds = {region.name.split(":")[0] for region in layout.regions}
+    assert "exact" in kinds
+    assert ("shared" in kinds) == multiplexed
+    again = Layout.from_json(layout.to_json(), layout.vocabularies())
+    assert again.to_json() == layout.to_json()
+    column = KeyColumn(np.arange(2000, dtype=np.uint64), np.zeros(2000, np.uint8))
+    for name in CARDINALITIES:
+        rows = layout.rows_of(name, column)
+        assert (rows == again.rows_of(name, column)).all()
+        assert rows.min() >= 0
+        assert rows.max() < layout.rows
+
+
+@pytest.mark.parametrize("method", ["qr", "tt"])
+def test_methods_of_digits_tell_all_values_apart(method):
+    table = {"budget": "40 kB", "rows": None, "width": 12, "lookups": 2, "method": method}
+    layout = layout_of(numbered(), table=table, categorical=list(CARDINALITIES))
+
+    for name, count in CARDINALITIES.items():
+        values = KeyColumn(np.arange(7, 7 + count, dtype=np.uint64))
+        assert len(np.unique(layout.rows_of(name, values), axis=1).T) == count
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "multiplexed", "why"),
+    [
+        ("qr", "2 kB", True, "numbers of 2 digits need at least"),
+        ("qr", "4 kB", False, "numbers of 2 digits need at least"),
+        ("tt", "400 B", True, "a tensor train of rank 1"),
+        ("dhe", "500 B", True, "networks over 128 hashes need at least"),
+        ("hash_embedding", "300 B", False, "a range of its own has at least 5"),
+    ],
+)
+def test_a_budget_a_method_cannot_live_on_is_refused_and_never_enlarged(
+    method, budget, multiplexed, why
+):
+    table = {"budget": budget, "rows": None, "width": 12, "lookups": 2, "method": method}
+    table |= {"multiplexed": multiplexed, "exact_below": 0}
+
+    with pytest.raises(PlanError, match=why):
+        layout_of(numbered(), table=table, categorical=list(CARDINALITIES))
+
+
+def test_the_tables_of_pq_never_meet():
+    table = {"width": 4, "lookups": 3, "method": "pq", "exact_below": 0}
+    layout = layout_of(numbered(), table=table, categorical=list(CARDINALITIES))
+
+    rows = layout.rows_of("user", KeyColumn(np.arange(3000, dtype=np.uint64)))
+
+    bounds = [layout.regions[0].part(k) for k in range(3)]
+    assert [size for _, size in bounds] == [334, 333, 333]
+    for k, (first, size) in enumerate(bounds):
+        assert rows[k].min() >= first
+        assert rows[k].max() < first + size

@@ -11,23 +11,25 @@ BYTES_PER_FLOAT = 4
 FLOOR_ROWS = 5
 
 
-def total_rows(settings: TableSettings) -> int | None:
-    """Returns the rows that `budget` or `rows` allows; None where neither is given.
+def total_rows(settings: TableSettings, width: int | None = None) -> int | None:
+    """Returns the rows of `width` floats (unset: table.width) that `budget` or `rows` allows.
 
-    Raises ConfigError where both are, PlanError where the budget is below one row.
+    None where neither is given. `rows` count as rows of table.width whatever the method's are.
+    Raises ConfigError where both are given, PlanError where the budget is below one row.
     """
+    width = settings.width if width is None else width
     if settings.budget_bytes is None:
-        return settings.rows
+        return None if settings.rows is None else settings.rows * settings.width // width
     if settings.rows is not None:
         raise ConfigError(
             f'table.budget is "{settings.budget}" and table.rows is {settings.rows}',
             "give one of them: rows = budget / (4 x width)",
         )
-    rows = settings.budget_bytes // row_bytes(settings.width)
+    rows = settings.budget_bytes // row_bytes(width)
     if rows < 1:
         raise PlanError(
-            f'table.budget is "{settings.budget}", less than one row of width {settings.width} '
-            f"({row_bytes(settings.width)} bytes)",
+            f'table.budget is "{settings.budget}", less than one row of width {width} '
+            f"({row_bytes(width)} bytes)",
             "raise table.budget or lower table.width",
         )
     return rows

@@ -4,7 +4,7 @@ For small vocabularies inside a hashed table (`exact_below`, `exact = true`), an
 in the method `exact`, the collisionless baseline: the most accurate and the largest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,14 +81,22 @@ def known_vocabulary(group: Group) -> NDArray[np.uint64]:
 
 
 def exact_regions(
-    groups: Sequence[Group], vocabularies: Vocabularies, base: int, width: int
+    groups: Sequence[Group],
+    vocabularies: Vocabularies,
+    base: int,
+    width: int,
+    counts: Mapping[str, int] | None = None,
 ) -> tuple[list[Region], dict[str, str]]:
-    """Returns the regions of exact groups from row `base` on, and the region's name by group."""
+    """Returns the regions of exact groups from row `base` on, and the region's name by group.
+
+    `counts` are the rows of a value by group, where they are not its lookups.
+    """
     regions = []
     names = {}
     for group in groups:
         names[group.name] = f"exact:{group.name}"
-        rows = group.exact_rows(len(vocabularies[group.name]))
+        count = None if counts is None else counts[group.name]
+        rows = group.exact_rows(len(vocabularies[group.name]), count)
         regions.append(
             Region(name=names[group.name], kind="exact", base=base, rows=rows, width=width)
         )

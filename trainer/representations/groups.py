@@ -42,9 +42,9 @@ class Group:
         known = [vocabulary for vocabulary in keys if vocabulary is not None]
         return np.unique(np.concatenate(known)) if len(known) == len(keys) else None
 
-    def exact_rows(self, num_values: int) -> int:
-        """The rows of the group when it is exact."""
-        return exact_rows(num_values, self.owner.num_lookups)
+    def exact_rows(self, num_values: int, count: int | None = None) -> int:
+        """The rows of the group when it is exact, `count` (unset: its lookups) for each value."""
+        return exact_rows(num_values, self.owner.num_lookups if count is None else count)
 
 
 def group_features(feature_set: FeatureSet, seen: FeatureStatistics | None) -> list[Group]:

@@ -6,13 +6,30 @@ from features.routing import Layout
 from features.schema import FeatureSet
 from features.settings import TableSettings
 from features.statistics import FeatureStatistics
-from trainer.representations import exact, unified
+from trainer.representations import (
+    dhe,
+    exact,
+    hash_embedding,
+    hashednet,
+    pq,
+    qr,
+    robe,
+    tt,
+    unified,
+)
 
 Build = Callable[[FeatureSet, FeatureStatistics | None, TableSettings], Layout]
 
 METHODS: dict[str, Build] = {
     "unified": unified.build,
     "hash": unified.build,
+    "hash_embedding": hash_embedding.build,
+    "pq": pq.build,
+    "qr": qr.build,
+    "hashednet": hashednet.build,
+    "robe": robe.build,
+    "dhe": dhe.build,
+    "tt": tt.build,
     "exact": exact.build,
 }
 

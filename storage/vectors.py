@@ -1,0 +1,34 @@
+"""The vectors of values: rows that a feature's reader combines, and lists of them pooled.
+
+Letters: n values, c rows of each, d floats of a row, B lists, D floats of a vector.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.batches import KeyColumn
+from features.readers.base import Reader
+from native import kernels
+
+Vectors = NDArray[np.float32]
+# decode(rows int64[N]) -> float32[N, d]
+Decode = Callable[[NDArray[np.int64]], Vectors]
+
+
+def combined(reader: Reader, column: KeyColumn, decode: Decode, threads: int = 1) -> Vectors:
+    """Returns the vectors [n, D] of keys, each by itself, as training combines them."""
+    reading = reader.read(column, threads)
+    decoded = decode(reading.rows.reshape(-1))
+    vectors = reader.combine(decoded.reshape(*reading.rows.shape, -1), reading.extra)
+    return np.ascontiguousarray(vectors, np.float32)
+
+
+def pool(vectors: Vectors, offsets: NDArray[np.int64], mean: bool, threads: int = 1) -> Vectors:
+    """Returns the sum or mean [B, D] of the vectors [n, D] of each list; zeros for an empty one."""
+    out = np.empty((len(offsets) - 1, vectors.shape[1]), np.float32)
+    # The vectors are a small table of their own.
+    places = np.arange(len(vectors))[None]
+    kernels.gather_bags(vectors, places, offsets, mean, 0, out, threads)
+    return out
