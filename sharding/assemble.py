@@ -52,9 +52,7 @@ def combine(vectors: Tensor, parts: Sequence[Part]) -> Tensor:
         count, num_values = part.shape
         rows = vectors[first : first + count * num_values].view(count, num_values, width)
         first += count * num_values
-        extra = part.extra
-        if extra is not None:
-            extra = torch.from_numpy(extra).to(vectors.device)
+        extra = None if part.extra is None else torch.from_numpy(part.extra).to(vectors.device)
         combined: Tensor = part.reader.combine(rows, extra)
         if part.offsets is not None:
             combined = pool(combined, part)
