@@ -58,6 +58,8 @@ _DISTINCT_BYTES = 80
 _BATCH_COPIES = 7.0
 _CROSS_COPIES = 7.5
 _EVALUATION_COPIES = 7.0
+# Row numbers, rows and what a reader makes of them, with the gradients of all.
+_READER_COPIES = 3.0
 # What the smaller of two phases adds to the larger one.
 _DATA_REUSE = 0.5
 _ACTIVATION_REUSE = 0.35
@@ -230,9 +232,11 @@ def _activation_bytes(job: Job, plan: Plan) -> int:
     if tower.kind == "dlrm":
         hidden += len(plan.features) ** 2
     batch = -(-job.train.batch_size // plan.world_size)
-    training = batch * (copies * width + 3 * hidden) * _FLOAT_BYTES
+    read = _READER_COPIES * plan.reader_floats
+    training = batch * (copies * width + 3 * hidden + read) * _FLOAT_BYTES
     evaluation = 0.0
     if job.data.valid is not None or job.data.test is not None:
-        evaluation = _EVALUATION_ROWS * (_EVALUATION_COPIES * width + hidden) * _FLOAT_BYTES
+        read = plan.reader_floats
+        evaluation = _EVALUATION_ROWS * (_EVALUATION_COPIES * width + hidden + read) * _FLOAT_BYTES
     larger, smaller = max(training, evaluation), min(training, evaluation)
     return round(larger + _ACTIVATION_REUSE * smaller)

@@ -60,6 +60,8 @@ class Plan:
     """Of the table, without padding: what the budget limits."""
     memory: Footprint
     """Of a rank's part of the table with its padding, and of its optimizer's state."""
+    reader_floats: int
+    """Numbers that readers keep for a sample; 0 where rows stand side by side."""
     tower_parameters: int
     world_size: int
     rank_rows: int
@@ -107,6 +109,7 @@ def make_plan(
         features=feature_plans(layout, statistics),
         parameter_bytes=layout.rows * layout.width * _FLOAT_BYTES,
         memory=memory,
+        reader_floats=_reader_floats(layout, statistics),
         tower_parameters=tower,
         world_size=world_size,
         rank_rows=rank_rows,
@@ -143,6 +146,16 @@ def feature_plans(layout: Layout, statistics: FeatureStatistics) -> tuple[Featur
 def tower_state_floats(optimizer: str) -> int:
     """Returns the floats of optimizer state that a parameter of the tower has."""
     return _TOWER_STATE[optimizer]
+
+
+def _reader_floats(layout: Layout, statistics: FeatureStatistics) -> int:
+    floats = 0.0
+    for route in layout.routes:
+        if route.reader is not None:
+            seen = statistics.categorical[route.name]
+            values = (seen.num_values + seen.null_count) / max(seen.rows, 1)
+            floats += route.reader.floats_per_value * (values if route.feature.is_bag else 1)
+    return round(floats)
 
 
 def _region_name(route: FeatureRoute, layout: Layout) -> str:

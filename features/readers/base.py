@@ -39,6 +39,11 @@ class Reader(ABC):
         """Floats of a vector."""
 
     @property
+    @abstractmethod
+    def floats_per_value(self) -> int:
+        """Numbers that training keeps for each value: the rows read, and what is made of them."""
+
+    @property
     def num_lookups(self) -> int:
         """Hash functions of the feature whose rows in its region are read."""
         return 0

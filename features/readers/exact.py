@@ -32,6 +32,11 @@ class ExactReader(Reader):
         """The sorted keys of the values."""
         return self.keys
 
+    @property
+    def floats_per_value(self) -> int:
+        """Numbers kept for each value."""
+        return 2 * self.width
+
     def read(self, column: KeyColumn, _threads: int = 1) -> Reading:
         """Returns the rows [count, n]; see `native.hashing.exact_rows`."""
         rows = np.empty((self.count, len(column.keys)), np.int64)

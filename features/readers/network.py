@@ -44,6 +44,11 @@ class NetworkReader(Reader):
         """k."""
         return len(self.hashing.feature)
 
+    @property
+    def floats_per_value(self) -> int:
+        """Numbers kept for each value."""
+        return self.num_hashes + 2 * (self.hidden + self.width)
+
     def read(self, column: KeyColumn, _threads: int = 1) -> Reading:
         """Returns all rows of the network [rows, 1] and the numbers float32[n, k]."""
         high = (self.hashing.mixed(column.keys, column.nulls) >> np.uint64(40)).astype(np.float32)

@@ -36,6 +36,11 @@ class ProductReader(Reader):
         """The dictionary."""
         return self.digits.keys
 
+    @property
+    def floats_per_value(self) -> int:
+        """Numbers kept for each value."""
+        return 3 * len(self.digits.radices) * self.width
+
     def read(self, column: KeyColumn, _threads: int = 1) -> Reading:
         """Returns rows [K, n]."""
         starts = self.base + np.cumsum([0, *self.digits.radices[:-1]])

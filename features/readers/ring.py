@@ -34,6 +34,11 @@ class RingReader(Reader):
         """Hash functions into the region."""
         return len(self.hashing.feature)
 
+    @property
+    def floats_per_value(self) -> int:
+        """Numbers kept for each value."""
+        return 2 * self.width
+
     def read(self, column: KeyColumn, threads: int = 1) -> Reading:
         """Returns rows [D, n]."""
         base, size = int(self.hashing.bases[0]), int(self.hashing.sizes[0])

@@ -32,6 +32,11 @@ class SignedReader(Reader):
         """Hash functions into the region."""
         return len(self.hashing.feature)
 
+    @property
+    def floats_per_value(self) -> int:
+        """Numbers kept for each value."""
+        return 3 * self.out_width
+
     def read(self, column: KeyColumn, threads: int = 1) -> Reading:
         """Returns rows [D, n] and signs float32[D, n]."""
         rows = self.hashing.rows_of(column.keys, column.nulls, threads)

@@ -42,6 +42,11 @@ class TensorTrainReader(Reader):
         """The dictionary."""
         return self.digits.keys
 
+    @property
+    def floats_per_value(self) -> int:
+        """Numbers kept for each value."""
+        return 2 * self.rank * sum(core_rows(self.dims, self.rank)) + 4 * self.width
+
     def read(self, column: KeyColumn, _threads: int = 1) -> Reading:
         """Returns the rows of all cores [c, n]."""
         digits = self.digits.of(column)

@@ -59,6 +59,11 @@ class WeightedReader(Reader):
         """Hash functions into the region."""
         return self.num_components
 
+    @property
+    def floats_per_value(self) -> int:
+        """Numbers kept for each value."""
+        return (3 * self.num_components + 2) * self.width
+
     def read(self, column: KeyColumn, threads: int = 1) -> Reading:
         """Returns rows [H + 1, n], the importances' last, and where they stand there [n, H]."""
         count = self.num_components

@@ -193,8 +193,10 @@ def test_the_peak_of_the_demo_is_foretold(tmp_path, epochs):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("epochs", [1, 3])
-def test_the_peak_of_movielens_is_foretold(tmp_path, epochs):
+@pytest.mark.parametrize(
+    ("epochs", "method"), [(1, "unified"), (3, "unified"), (1, "hashednet"), (1, "dhe")]
+)
+def test_the_peak_of_movielens_is_foretold(tmp_path, epochs, method):
     source = ROOT.parent / "shared" / "data" / "ml-1m"
     if not source.is_dir():
         pytest.skip("needs ../shared/data/ml-1m")
@@ -203,7 +205,9 @@ def test_the_peak_of_movielens_is_foretold(tmp_path, epochs):
     job = (ROOT / "examples" / "ml1m" / "two_lookups.toml").read_text()
     (tmp_path / "job.toml").write_text(job)
 
-    assert_planned_well(tmp_path / "job.toml", "--set", f"train.epochs={epochs}")
+    settings = (f"train.epochs={epochs}", f"table.method={method}", "train.batch_size=8192")
+    options = (part for setting in settings for part in ("--set", setting))
+    assert_planned_well(tmp_path / "job.toml", *options)
 
 
 @pytest.mark.slow
