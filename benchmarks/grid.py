@@ -170,7 +170,7 @@ def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Returns the p of Welch's t-test that two means differ; None below two values each."""
     if min(len(first), len(second)) < 2:
         return None
-    from scipy.stats import ttest_ind
+    from scipy.stats import ttest_ind  # type: ignore[import-untyped]
 
     return float(ttest_ind(first, second, equal_var=False).pvalue)
 

@@ -1,0 +1,154 @@
+"""ML-1M: how many lookups, and how narrow rows, at the same bytes and the same embedding width.
+
+    python -m benchmarks.lookups [--quick] [--json] [--threads N]
+
+An embedding of 30 columns as c rows of width 30 / c, c in 1, 2, 3, 5, 6, 10, at four budgets, three
+seeds each, multiplexed; at the two smallest budgets per feature too, and with lookups by
+cardinality (users and films 3, zip codes 2, the others 1; of 15). Draws build/lookups.png.
+
+auc_loss_half, _tenth, _fiftieth   the best c at half, a tenth and a fiftieth of collisionless
+                                   bytes against collisionless
+share_of_lookups_158kB, _32kB      of what multiplexing and lookups gain together on the hashing
+                                   trick per feature, the share that lookups alone gain
+"""
+
+from typing import Any
+
+from benchmarks import grid, harness, ml1m
+from benchmarks.grid import Outcome, Point, Value
+from benchmarks.representations import JOB, NAME, collisionless
+
+BUDGETS = ("1581 kB", "791 kB", "158 kB", "32 kB")
+COUNTS = (1, 2, 3, 5, 6, 10)
+COLUMNS = 30
+SEEDS = 3
+_LINE_BYTES = 64
+_FEATURES = 5  # gender has rows of its own in every layout
+_BY_CARDINALITY: dict[str, Value] = {
+    "table.width": 15,
+    "table.lookups": 1,
+    "feature.user_id.lookups": 3,
+    "feature.movie_id.lookups": 3,
+    "feature.zip.lookups": 2,
+}
+
+Cell = tuple[str, str, int]
+
+
+def cells() -> dict[Cell, list[Point]]:
+    """Returns the trainings by (way, budget, lookups); 0 lookups stands for by cardinality."""
+    found: dict[Cell, list[Point]] = {}
+    for budget in BUDGETS:
+        for count in COUNTS:
+            settings: dict[str, Value] = {"table.width": COLUMNS // count, "table.lookups": count}
+            if count == 1:
+                settings = {"table.method": "hash", "table.width": COLUMNS}
+            found["multiplexed", budget, count] = _points(settings, budget, True)
+            if budget in BUDGETS[2:]:
+                found["per feature", budget, count] = _points(settings, budget, False)
+        if budget in BUDGETS[2:]:
+            found["multiplexed", budget, 0] = _points(_BY_CARDINALITY, budget, True)
+            found["per feature", budget, 0] = _points(_BY_CARDINALITY, budget, False)
+    return found
+
+
+def main() -> None:
+    """Trains what is not trained yet, draws the surface and prints the table or its JSON."""
+    options = harness.start("lookups", __doc__, threads=1)
+    ml1m.prepare()
+    wanted = cells()
+    points = [point for cell in wanted.values() for point in cell] + collisionless()
+    if options.quick:
+        points = points[:1]
+        wanted = {}
+    outcomes = grid.run(NAME, sorted(points, key=lambda point: point.seed), options.threads)
+    rows = [
+        _row(cell, [outcomes[point.digest] for point in found]) for cell, found in wanted.items()
+    ]
+    ratios: dict[str, float] = {}
+    if wanted:
+        exact = grid.summary(outcomes[point.digest] for point in collisionless())
+        rows.append({"way": "exact", "budget": "", "lookups": 1, **exact})
+        ratios = _ratios({(row["way"], row["budget"], row["lookups"]): row for row in rows}, exact)
+        draw(rows, exact["auc"])
+    harness.finish(options, ratios, rows)
+
+
+def _points(settings: dict[str, Value], budget: str, multiplexed: bool) -> list[Point]:
+    every = {**settings, "table.budget": budget, "table.multiplexed": multiplexed}
+    return [Point(job=JOB, settings=grid.settings_of(every), seed=seed) for seed in range(SEEDS)]
+
+
+def _row(cell: Cell, outcomes: list[Outcome]) -> dict[str, Any]:
+    way, budget, count = cell
+    row = {"way": way, "budget": budget, "lookups": count, **grid.summary(outcomes)}
+    found = [each for each in outcomes if "auc" in each]
+    if found:
+        row["steps_s"] = max(each["steps"] / each["seconds"] for each in found)
+    if count:
+        # In memory a row takes the next power of two of bytes, so a short one is in one line.
+        lines = -(-4 * COLUMNS // count // _LINE_BYTES)
+        row["lines_of_sample"] = _FEATURES * count * max(lines, 1)
+    return row
+
+
+def _ratios(by_cell: dict[Cell, dict[str, Any]], exact: dict[str, Any]) -> dict[str, float]:
+    def auc(way: str, budget: str, count: int) -> float:
+        return float(by_cell[way, budget, count]["auc"])
+
+    ratios = {}
+    for name, budget in (("half", "791 kB"), ("tenth", "158 kB"), ("fiftieth", "32 kB")):
+        best = max(auc("multiplexed", budget, count) for count in COUNTS)
+        ratios[f"auc_loss_{name}"] = exact["auc"] - best
+    for budget in BUDGETS[2:]:
+        start = auc("per feature", budget, 1)
+        alone = max(auc("per feature", budget, count) for count in COUNTS) - start
+        both = max(auc("multiplexed", budget, count) for count in COUNTS) - start
+        ratios[f"share_of_lookups_{budget.replace(' ', '')}"] = alone / both
+    return ratios
+
+
+def draw(rows: list[dict[str, Any]], exact_auc: float) -> None:
+    """Draws AUC against lookups, a line for each budget, into build/lookups.png."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+    colors = pyplot.get_cmap("viridis")
+    for place, budget in enumerate(BUDGETS):
+        for way, style in (("multiplexed", "-"), ("per feature", "--")):
+            found = [
+                row
+                for row in rows
+                if (row["way"], row["budget"]) == (way, budget) and row["lookups"] and "auc" in row
+            ]
+            if found:
+                axes.errorbar(
+                    [row["lookups"] for row in found],
+                    [row["auc"] for row in found],
+                    [row["auc_std"] for row in found],
+                    color=colors(0.85 * place / (len(BUDGETS) - 1)),
+                    linestyle=style,
+                    marker="o",
+                    capsize=3,
+                    label=f"{budget}, {way}",
+                )
+    axes.axhline(exact_auc, color="gray", linewidth=1, label="collisionless, 1581 kB")
+    axes.set_xscale("log")
+    axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
+    axes.minorticks_off()
+    axes.set_xlabel("lookups of a value, each 30 / lookups wide")
+    axes.set_ylabel("test AUC")
+    axes.set_title("ML-1M: the same bytes read as more and narrower rows")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    target = grid.ROOT / "build" / "lookups.png"
+    target.parent.mkdir(exist_ok=True)
+    figure.savefig(target, dpi=150)
+    harness.progress(f"drew {target.relative_to(grid.ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
