@@ -17,8 +17,9 @@ from features.schema import FeatureSet
 from trainer.journal import read_journal
 from trainer.measured import Measured, measure
 from trainer.metrics import Metrics
+from trainer.page import Facts
 from trainer.plan import FeaturePlan, feature_plans
-from trainer.report import Facts, FeatureFacts, Report, write_report
+from trainer.report import FeatureFacts, Report, write_report
 from trainer.representations.registry import build_layout
 from trainer.run import Run
 from trainer.toml import toml_text
