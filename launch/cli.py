@@ -28,6 +28,7 @@ COMMANDS = {
     "init": "init",
     "plan": "plan",
     "train": "train",
+    "sweep": "sweep",
     "submit": "submit",
     "eval": "evaluate",
     "predict": "predict",

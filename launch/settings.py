@@ -23,6 +23,14 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     Raises ConfigError naming the file and the key: unreadable file, bad TOML (with line and
     column), unknown key (with the nearest right one), wrong type or value.
     """
+    return parse_job(load_tree(path, overrides), str(path))
+
+
+def load_tree(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads a job file as it is written, with its overrides, for `parse_job`.
+
+    Raises ConfigError for a file that cannot be read or is no TOML.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:
@@ -39,7 +47,7 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
         raise ConfigError(f"{path}: {exc}", "mend the TOML there") from exc
     for override in overrides:
         apply_override(tree, override)
-    return parse_job(tree, str(path))
+    return tree
 
 
 def parse_job(tree: Mapping[str, Any], where: str) -> Job:

@@ -23,6 +23,7 @@ def draw_trials(trials: Sequence[Trial], path: Path, title: str) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
     except ImportError as exc:
         raise ConfigError(
             f"a chart needs matplotlib: {exc}", "pip install matplotlib, or leave the chart out"
@@ -39,9 +40,15 @@ def draw_trials(trials: Sequence[Trial], path: Path, title: str) -> None:
     axes.set_ylabel("AUC")
     axes.set_title(title)
     axes.margins(0.1, 0.15)
+    low, high = axes.get_xlim()
+    # More ticks of a decade than 1 and 3 have room for their words where decades are few.
+    factors = (1, 1.5, 2, 3, 5, 7) if high < 30 * low else (1, 3)
+    axes.xaxis.set_major_locator(LogLocator(subs=factors))
+    axes.xaxis.set_major_formatter(FuncFormatter(_size_text))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, which="both", linewidth=0.4, color="#d9dee4")
     figure.draw_without_rendering()
-    _label(axes, trials)
+    label_points(axes, [(trial.table_bytes, trial.auc, trial.codec) for trial in trials])
     figure.savefig(path, format="png")
 
 
@@ -54,18 +61,35 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
     return best
 
 
-def _label(axes: Any, trials: Sequence[Trial]) -> None:
-    """Names the points; those that fall together share a label, and none covers another."""
+def _size_text(size: float, _: int | None) -> str:
+    """Returns bytes in decimal units, "300 kB": what matplotlib asks of a formatter."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        # A tick is off by rounding: what is next to 1 MB is not 1000 kB.
+        if round(size) >= scale:
+            return f"{size / scale:g} {unit}"
+    return f"{size:g} B"
+
+
+def label_points(
+    axes: Any,
+    named: Sequence[tuple[float, float, str]],
+    others: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Names points (x, y, text) of a figure that was drawn without rendering.
+
+    Those that fall together share a label, and none covers another or a point, `others` included.
+    """
     points: list[tuple[float, float]] = []
     names: list[list[str]] = []
-    for trial in sorted(trials, key=lambda each: (each.table_bytes, each.auc)):
-        at = axes.transData.transform((trial.table_bytes, trial.auc))
-        near = [k for k, (x, y) in enumerate(points) if abs(x - at[0]) + abs(y - at[1]) < 16]
+    for x, y, name in sorted(named):
+        at = axes.transData.transform((x, y))
+        near = [k for k, (px, py) in enumerate(points) if abs(px - at[0]) + abs(py - at[1]) < 16]
         if near:
-            names[near[0]].append(trial.codec)
+            names[near[0]].append(name)
         else:
             points.append((at[0], at[1]))
-            names.append([trial.codec])
+            names.append([name])
+    obstacles = [*points, *(tuple(axes.transData.transform(other)) for other in others)]
     taken: list[Any] = []
     for (x, y), words in zip(points, names, strict=True):
         for place in _PLACES:
@@ -78,11 +102,13 @@ def _label(axes: Any, trials: Sequence[Trial]) -> None:
                 ha=place[2],
                 va=place[3],
                 fontsize=8,
+                # Readable above lines and bars.
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
             )
             # What is outside the layout cannot move the points.
             text.set_in_layout(False)
             box = text.get_window_extent()
-            covers = any(box.x0 < px < box.x1 and box.y0 < py < box.y1 for px, py in points)
+            covers = any(box.x0 < px < box.x1 and box.y0 < py < box.y1 for px, py in obstacles)
             if not covers and not any(box.overlaps(other) for other in taken):
                 break
             if place is not _PLACES[-1]:

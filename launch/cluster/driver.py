@@ -195,7 +195,7 @@ class _Driver:
                 failure_config=ray.train.FailureConfig(
                     max_failures=0, controller_failure_limit=1, max_preemption_failures=0
                 ),
-                worker_runtime_env={"env_vars": _worker_environment()},
+                worker_runtime_env={"env_vars": worker_environment()},
             ),
         )
 
@@ -250,7 +250,7 @@ def _here() -> Any:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def _worker_environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Returns the environment of the workers, where Ray does not give it on itself."""
     names = ("OMP_WAIT_POLICY", "TORCH_SHOW_CPP_STACKTRACES", "GLOO_SOCKET_IFNAME")
     return {

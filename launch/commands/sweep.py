@@ -1,0 +1,161 @@
+"""`muxtable sweep`: many trainings of one job, and which table is worth its bytes."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from launch.console import Column, Output, table
+from launch.settings import load_tree
+from launch.sweep.grid import Axes, make_points
+from launch.sweep.options import (
+    parse_budgets,
+    parse_codecs,
+    parse_counts,
+    parse_grid,
+    parse_hash_seeds,
+    parse_methods,
+)
+from launch.targets import JobPath, Overrides
+
+if TYPE_CHECKING:
+    from launch.sweep.outcome import Found
+
+_MULTIPLEXED = {"both": (True, False), "yes": (True,), "no": (False,)}
+# Loss of AUC that a cheaper table may cost where nothing else is said.
+_MAX_AUC_LOSS = 0.002
+
+
+def command(
+    ctx: typer.Context,
+    job_path: JobPath,
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; one that is there goes on.")],
+    methods: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Values of table.method: unified,qr,...")
+    ] = None,
+    multiplexed: Annotated[
+        Literal["both", "yes", "no"] | None,
+        typer.Option(help="Features share rows (yes), have their own (no), or both are tried."),
+    ] = None,
+    budgets: Annotated[
+        str | None, typer.Option(metavar="A,B", help='Values of table.budget: "158 kB,1.6 MB".')
+    ] = None,
+    lookups: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Values of table.lookups; the width follows."),
+    ] = None,
+    widths: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Values of table.width, whatever the lookups.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=A,B", help="Values of another key of the job (repeatable)."),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="A,B", help="Values of train.seed: a training for each.")
+    ] = "0,1,2",
+    hash_seeds: Annotated[
+        str, typer.Option(metavar="same|A,B", help="Values of table.hash_seed; same: the seed.")
+    ] = "same",
+    codec: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Also store each trained table by these: int8,int4,..."),
+    ] = None,
+    max_auc_loss: Annotated[
+        float, typer.Option(min=0, help="What the recommended table may lose to the best.")
+    ] = _MAX_AUC_LOSS,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Points at a time. [default: one for each core]")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="A running Ray cluster; `local` starts one. [default: RAY_ADDRESS, else local]",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+) -> int | None:
+    """Train a job over a grid of tables and seeds; ends with the front of AUC over bytes."""
+    output: Output = ctx.obj
+    axes = Axes(
+        seeds=parse_counts(seeds, "--seeds", 0),
+        hash_seeds=parse_hash_seeds(hash_seeds),
+        methods=None if methods is None else parse_methods(methods),
+        multiplexed=None if multiplexed is None else _MULTIPLEXED[multiplexed],
+        budgets=None if budgets is None else parse_budgets(budgets),
+        lookups=None if lookups is None else parse_counts(lookups, "--lookups"),
+        widths=None if widths is None else parse_counts(widths, "--widths"),
+        more=parse_grid(grid or ()),
+    )
+    codecs = () if codec is None else parse_codecs(codec)
+    points = make_points(load_tree(job_path, overrides or ()), str(job_path), axes)
+    from launch.sweep.outcome import present
+    from launch.sweep.session import Stopped, run_sweep
+    from launch.sweep.store import Store
+    from launch.sweep.tasks import Order
+
+    order = Order(address=address, workers=workers, device=points[0].job.train.device)
+    with Store(out) as store:
+        records = run_sweep(points, store, job_path.parent, codecs, order, output)
+        if isinstance(records, Stopped):
+            output.note(
+                f"stopped: {records.num_done} of {len(points)} points are stored in {out}; the "
+                "same command goes on with the others"
+            )
+            return 128 + records.signal
+        found = present(records, store, shlex.join(["muxtable", *sys.argv[1:]]), max_auc_loss)
+    output.result(found.to_json(), lambda console: _render(console, found))
+    failed = {record.key: record.reason for record in records if record.status == "failed"}
+    if failed:
+        first = next(iter(failed.values()))
+        output.warn(
+            f"{len(failed)} points failed, the first of them: {first}; the same command tries "
+            "them again"
+        )
+        return 1
+    return None
+
+
+def _render(console: Console, found: Found) -> None:
+    from launch.sweep import cells
+
+    for title, groups in (("all settings", found.groups), ("the front", found.front)):
+        measured = [group for group in groups if group.status == "done"]
+        kept = cells.shown(measured)
+        head = [*(cells.SETTING_HEAD[k] for k in kept), *cells.MEASURED_HEAD]
+        rows = [
+            [*(cells.setting_cells(group)[k] for k in kept), *cells.measured_cells(group)]
+            for group in measured
+        ]
+        console.print(table(title, _columns(head, len(kept)), rows))
+    if found.pairs:
+        kept = [k for k in cells.shown([pair.multiplexed for pair in found.pairs]) if k != 1]
+        head = [*(cells.SETTING_HEAD[k] for k in kept), *cells.COMPARISON_HEAD]
+        rows = [
+            [
+                *(cells.setting_cells(pair.multiplexed)[k] for k in kept),
+                *cells.comparison_cells(pair),
+            ]
+            for pair in found.pairs
+        ]
+        title = "multiplexed or per feature (Welch's p)"
+        console.print(table(title, _columns(head, len(kept)), rows))
+    missing = [group for group in found.groups if group.status != "done"]
+    if missing:
+        columns = [Column("setting", right=False), Column("why", right=False)]
+        lines = [(group.name, group.reason) for group in missing]
+        console.print(table("without a result", columns, lines))
+    console.print(f"recommended: {found.reason}", soft_wrap=True, markup=False)
+    console.print(found.lines, soft_wrap=True, markup=False)
+    console.print(f"page  {found.page}", soft_wrap=True, markup=False)
+
+
+def _columns(head: Sequence[str], num_words: int) -> list[Column]:
+    return [Column(name, right=k >= num_words) for k, name in enumerate(head)]

@@ -1,0 +1,1 @@
+"""Many trainings of one job: which table is worth its bytes."""
