@@ -63,7 +63,7 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
 
 def _size_text(size: float, _: int | None) -> str:
     """Returns bytes in decimal units, "300 kB": what matplotlib asks of a formatter."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    for unit, scale in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         # A tick is off by rounding: what is next to 1 MB is not 1000 kB.
         if round(size) >= scale:
             return f"{size / scale:g} {unit}"
