@@ -42,6 +42,8 @@ class Point:
     settings: tuple[tuple[str, Value], ...]
     seed: int
     hash_seed: int | None = None
+    also: tuple[tuple[str, str], ...] = ()
+    """More files the best checkpoint is measured on: a name, and a path in the repository."""
 
     @property
     def overrides(self) -> dict[str, Value]:
@@ -58,12 +60,18 @@ class Point:
         """sha256 of everything that decides what comes out, the job file's text among it."""
         text = (ROOT / self.job).read_text()
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-        tree = [_PROTOCOL, lines, sorted(self.overrides.items())]
+        tree: list[Any] = [_PROTOCOL, lines, sorted(self.overrides.items())]
+        if self.also:
+            tree.append(sorted(self.also))
         return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
 
     def label(self) -> str:
         """Returns the settings in short."""
-        values = (str(value).replace(" ", "") for _, value in self.settings)
+        values = (
+            str(value).replace(" ", "")
+            for key, value in self.settings
+            if not key.startswith("data.")
+        )
         return f"{Path(self.job).stem} {' '.join(values)} seed {self.seed}"
 
 
@@ -113,6 +121,7 @@ def train(point: Point, folder: Path) -> Outcome:
             return {"infeasible": error["what"]}
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
     result = json.loads((run_dir / "result.json").read_text())
+    more = {f"auc_{name}": _auc(run_dir, path) for name, path in point.also}
     shutil.rmtree(run_dir)
     return {
         "auc": result["metrics"]["test"]["auc"],
@@ -125,7 +134,14 @@ def train(point: Point, folder: Path) -> Outcome:
         "steps": result["steps"],
         "seconds": round(seconds, 1),
         "commit": harness.commit(),
+        **more,
     }
+
+
+def _auc(run_dir: Path, path: str) -> float:
+    command = [sys.executable, "-m", "muxtable", "eval", str(run_dir), str(ROOT / path), "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["auc"])
 
 
 def run(name: str, points: Sequence[Point], processes: int) -> dict[str, Outcome]:
@@ -137,11 +153,19 @@ def run(name: str, points: Sequence[Point], processes: int) -> dict[str, Outcome
         f"{name}: {len(points) - len(open_points)} points done, {len(open_points)} left"
     )
     began = time.monotonic()
+
+    def train_unless_done(point: Point) -> Outcome:
+        # Another run that writes to the same file may have been here since.
+        outcome = store.outcomes().get(point.digest)
+        if outcome is None:
+            outcome = train(point, Path(folder))
+            store.add(point, outcome)
+        return outcome
+
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(processes) as pool:
-        futures = {pool.submit(train, point, Path(folder)): point for point in open_points}
+        futures = {pool.submit(train_unless_done, point): point for point in open_points}
         for count, future in enumerate(as_completed(futures), 1):
             point, outcome = futures[future], future.result()
-            store.add(point, outcome)
             left = (time.monotonic() - began) / count * (len(open_points) - count)
             found = outcome.get("auc")
             said = "infeasible" if found is None else f"{found:.4f}"
