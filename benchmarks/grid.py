@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from launch.sweep.statistics import sample, welch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -179,24 +180,21 @@ def summary(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     why = next((each["infeasible"] for each in found if "infeasible" in each), None)
     if why is not None or not found:
         return {"seeds": 0, "infeasible": why or "not run"}
-    aucs = [each["auc"] for each in found]
+    aucs = sample([each["auc"] for each in found])
     return {
-        "seeds": len(aucs),
-        "auc": statistics.mean(aucs),
-        "auc_std": statistics.stdev(aucs) if len(aucs) > 1 else 0.0,
+        "seeds": aucs.count,
+        "auc": aucs.mean,
+        "auc_std": aucs.std or 0.0,
         "log_loss": statistics.mean(each["log_loss"] for each in found),
         "bytes": found[0]["bytes"],
         "seconds": statistics.median(each["seconds"] for each in found),
     }
 
 
-def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Returns the p of Welch's t-test that two means differ; None below two values each."""
-    if min(len(first), len(second)) < 2:
-        return None
-    from scipy.stats import ttest_ind  # type: ignore[import-untyped]
-
-    return float(ttest_ind(first, second, equal_var=False).pvalue)
+def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
+    """Returns by how much the mean of `first` is above that of `second`, and Welch's p of it."""
+    found = welch(first, second)
+    return {"gain": found.difference, "p": found.p}
 
 
 def settings_of(settings: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:

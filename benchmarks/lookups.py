@@ -12,6 +12,8 @@ share_of_lookups_158kB, _32kB      of what multiplexing and lookups gain togethe
                                    trick per feature, the share that lookups alone gain
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarks import grid, harness, ml1m
@@ -52,26 +54,51 @@ def cells() -> dict[Cell, list[Point]]:
     return found
 
 
+def table(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """Returns a line for each cell that has been trained, the collisionless table last."""
+    rows = []
+    for cell, points in cells().items():
+        found = [outcomes[point.digest] for point in points if point.digest in outcomes]
+        if found:
+            rows.append(_row(cell, found))
+    exact = [outcomes[point.digest] for point in collisionless() if point.digest in outcomes]
+    if exact:
+        rows.append({"way": "exact", "budget": "", "lookups": 1, **grid.summary(exact)})
+    return rows
+
+
+def ratios(outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    """Returns the figures that the docstring names; every cell has to be trained."""
+    aucs = {
+        (row["way"], row["budget"], row["lookups"]): float(row["auc"])
+        for row in table(outcomes)
+        if "auc" in row
+    }
+
+    def best(way: str, budget: str) -> float:
+        return max(aucs.get((way, budget, count), 0.0) for count in COUNTS)
+
+    found = {}
+    for name, budget in (("half", "791 kB"), ("tenth", "158 kB"), ("fiftieth", "32 kB")):
+        found[f"auc_loss_{name}"] = aucs["exact", "", 1] - best("multiplexed", budget)
+    for budget in BUDGETS[2:]:
+        start = aucs["per feature", budget, 1]
+        alone, both = best("per feature", budget) - start, best("multiplexed", budget) - start
+        found[f"share_of_lookups_{budget.replace(' ', '')}"] = alone / both
+    return found
+
+
 def main() -> None:
     """Trains what is not trained yet, draws the surface and prints the table or its JSON."""
     options = harness.start("lookups", __doc__, threads=1)
     ml1m.prepare()
-    wanted = cells()
-    points = [point for cell in wanted.values() for point in cell] + collisionless()
-    if options.quick:
-        points = points[:1]
-        wanted = {}
-    outcomes = grid.run(NAME, sorted(points, key=lambda point: point.seed), options.threads)
-    rows = [
-        _row(cell, [outcomes[point.digest] for point in found]) for cell, found in wanted.items()
-    ]
-    ratios: dict[str, float] = {}
-    if wanted:
-        exact = grid.summary(outcomes[point.digest] for point in collisionless())
-        rows.append({"way": "exact", "budget": "", "lookups": 1, **exact})
-        ratios = _ratios({(row["way"], row["budget"], row["lookups"]): row for row in rows}, exact)
-        draw(rows, exact["auc"])
-    harness.finish(options, ratios, rows)
+    points = [point for cell in cells().values() for point in cell] + collisionless()
+    points.sort(key=lambda point: point.seed)
+    outcomes = grid.run(NAME, points[:1] if options.quick else points, options.threads)
+    rows = table(outcomes)
+    if not options.quick:
+        draw(rows, grid.ROOT / "build" / "lookups.png")
+    harness.finish(options, {} if options.quick else ratios(outcomes), rows)
 
 
 def _points(settings: dict[str, Value], budget: str, multiplexed: bool) -> list[Point]:
@@ -82,9 +109,6 @@ def _points(settings: dict[str, Value], budget: str, multiplexed: bool) -> list[
 def _row(cell: Cell, outcomes: list[Outcome]) -> dict[str, Any]:
     way, budget, count = cell
     row = {"way": way, "budget": budget, "lookups": count, **grid.summary(outcomes)}
-    found = [each for each in outcomes if "auc" in each]
-    if found:
-        row["steps_s"] = max(each["steps"] / each["seconds"] for each in found)
     if count:
         # In memory a row takes the next power of two of bytes, so a short one is in one line.
         lines = -(-4 * COLUMNS // count // _LINE_BYTES)
@@ -92,24 +116,8 @@ def _row(cell: Cell, outcomes: list[Outcome]) -> dict[str, Any]:
     return row
 
 
-def _ratios(by_cell: dict[Cell, dict[str, Any]], exact: dict[str, Any]) -> dict[str, float]:
-    def auc(way: str, budget: str, count: int) -> float:
-        return float(by_cell[way, budget, count]["auc"])
-
-    ratios = {}
-    for name, budget in (("half", "791 kB"), ("tenth", "158 kB"), ("fiftieth", "32 kB")):
-        best = max(auc("multiplexed", budget, count) for count in COUNTS)
-        ratios[f"auc_loss_{name}"] = exact["auc"] - best
-    for budget in BUDGETS[2:]:
-        start = auc("per feature", budget, 1)
-        alone = max(auc("per feature", budget, count) for count in COUNTS) - start
-        both = max(auc("multiplexed", budget, count) for count in COUNTS) - start
-        ratios[f"share_of_lookups_{budget.replace(' ', '')}"] = alone / both
-    return ratios
-
-
-def draw(rows: list[dict[str, Any]], exact_auc: float) -> None:
-    """Draws AUC against lookups, a line for each budget, into build/lookups.png."""
+def draw(rows: list[dict[str, Any]], target: Path) -> None:
+    """Draws AUC against lookups, a line for each budget."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -135,6 +143,7 @@ def draw(rows: list[dict[str, Any]], exact_auc: float) -> None:
                     capsize=3,
                     label=f"{budget}, {way}",
                 )
+    exact_auc = next(row["auc"] for row in rows if row["way"] == "exact")
     axes.axhline(exact_auc, color="gray", linewidth=1, label="collisionless, 1581 kB")
     axes.set_xscale("log")
     axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
@@ -144,9 +153,8 @@ def draw(rows: list[dict[str, Any]], exact_auc: float) -> None:
     axes.set_title("ML-1M: the same bytes read as more and narrower rows")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    target = grid.ROOT / "build" / "lookups.png"
     target.parent.mkdir(exist_ok=True)
-    figure.savefig(target, dpi=150)
+    figure.savefig(target, dpi=110)
     harness.progress(f"drew {target.relative_to(grid.ROOT)}")
 
 
