@@ -43,6 +43,7 @@ COMMANDS = {
     "inspect": "inspection",
     "hash": "hashing",
     "convert": "convert",
+    "k8s": "k8s",
     "doctor": "doctor",
 }
 _COMMON = {"--json", "--quiet", "--debug"}

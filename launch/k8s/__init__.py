@@ -1,0 +1,1 @@
+"""Kubernetes: manifests of a training and of the service, sized by a plan, and their rules."""

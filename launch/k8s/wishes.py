@@ -1,0 +1,89 @@
+"""What a person asks of `muxtable k8s render`, held against what the pods will find."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from features.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainer.job import Job
+
+# The folder of the job file in the pods; what its claims are mounted as.
+FOLDER = "/job"
+_PARTS = ("train", "valid", "test")
+# What an object's name may be; KubeRay's own limit is a rule.
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
+
+
+def check_name(name: str, option: str) -> None:
+    """Raises ConfigError for a name that no object can have."""
+    if not name:
+        raise ConfigError(f"{option} names nothing", f"write {option} NAME")
+    if not _NAME.fullmatch(name) or len(name) > 63:
+        raise ConfigError(
+            f'{option} "{name[:80]}" cannot be a name in Kubernetes',
+            "use up to 63 of a-z, 0-9 and -, beginning with a letter",
+        )
+
+
+def check_image(image: str, option: str) -> None:
+    """Raises ConfigError for an image that may change."""
+    if not _DIGEST.fullmatch(image):
+        raise ConfigError(
+            f'{option} "{image}" may be another image tomorrow',
+            "name it by digest, as `docker push` prints it: REGISTRY/NAME@sha256:...",
+        )
+
+
+def check_secret(name: str | None, option: str, why: str) -> str:
+    """Returns the name of a Secret; ConfigError where it is missing."""
+    if not name:
+        raise ConfigError(f"{why}, and {option} names no Secret", f"add {option} NAME")
+    check_name(name, option)
+    return name
+
+
+def check_layout(workers: int, ranks_per_pod: int) -> None:
+    """Raises ConfigError where the ranks do not fill their pods."""
+    if workers % ranks_per_pod:
+        raise ConfigError(
+            f"--workers {workers} do not fill pods of --ranks-per-pod {ranks_per_pod}",
+            f"use a multiple of {ranks_per_pod}",
+        )
+
+
+def run_dir(job: Job, job_path: Path) -> str:
+    """Returns the run's folder as the pods name it; ConfigError where it would not stay."""
+    folder = job.run.dir or f"runs/{job_path.stem}"
+    if "://" in folder or folder.startswith(f"{FOLDER}/runs/") or _is_below(folder, "runs"):
+        return folder
+    raise ConfigError(
+        f'run.dir is "{folder}": in the cluster only {FOLDER}/runs stays',
+        "--set run.dir=runs/NAME, or a URI of a bucket",
+    )
+
+
+def check_data(job: Job) -> bool:
+    """Returns whether the job needs a bucket; ConfigError for data that no pod would find."""
+    needs_bucket = "://" in (job.run.dir or "")
+    for part in _PARTS:
+        patterns = getattr(job.data, part) or []
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if "://" in pattern:
+                needs_bucket = True
+            elif not (pattern.startswith(f"{FOLDER}/data/") or _is_below(pattern, "data")):
+                raise ConfigError(
+                    f'data.{part} is "{pattern}": in the cluster the folder of the job file has '
+                    "data/ and runs/, each a claim, and nothing else",
+                    f"put it below data/ (or {FOLDER}/data/), or name a URI of a bucket",
+                )
+    return needs_bucket
+
+
+def _is_below(path: str, folder: str) -> bool:
+    parts = path.removeprefix("./").split("/")
+    return parts[0] == folder and len(parts) > 1 and ".." not in parts
