@@ -1,7 +1,7 @@
 """Charts as inline SVG: no library, no script, colours from the page's CSS so that dark mode works.
 
-Classes the page styles: `grid`, `axis`, `mark`, `ideal` (lines), `tick`, `label` (text), `s0`, `s1`
-(series).
+Classes the page styles: `grid`, `axis`, `mark`, `ideal` (lines), `tick`, `label` (text), and `s0`,
+`s1`, `s2` (series).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _MOST_POINTS = 150
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points of one line, in the order of x; `dots` marks each of them."""
+    """Points of one line, in the order of x; `dots` marks each of them. One without a name is not
+    in the legend."""
 
     name: str
     points: Sequence[Point]
@@ -39,20 +40,22 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """Maps data to the drawing."""
+    """Maps data to the drawing; a logarithmic axis needs bounds and values above 0."""
 
     x0: float
     x1: float
     y0: float
     y1: float
+    log_x: bool = False
+    log_y: bool = False
 
     def x(self, value: float) -> float:
-        return _LEFT + (value - self.x0) / (self.x1 - self.x0) * (_WIDTH - _LEFT - _RIGHT)
+        share = _share(value, self.x0, self.x1, self.log_x)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        return (
-            _HEIGHT - _BOTTOM - (value - self.y0) / (self.y1 - self.y0) * (_HEIGHT - _TOP - _BOTTOM)
-        )
+        share = _share(value, self.y0, self.y1, self.log_y)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
 
 def line_chart(
@@ -71,16 +74,39 @@ def line_chart(
     if from_zero:
         bottom, top = 0.0, 1.15 * max(ys, default=1.0)
     scale = _Scale(0.0, max(xs, default=0.0) or 1.0, bottom, top)
-    parts = [_axes(scale, x_label, y_label)]
-    for mark in marks:
-        x = scale.x(mark.x)
-        parts.append(
-            f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
-            f'<text class="tick" x="{x - 4:.1f}" y="{_TOP + 10}" text-anchor="end">'
-            f"{escape(mark.text)}</text>"
-        )
+    parts = [_axes(scale, x_label, y_label), *_marks(marks, scale)]
     parts += [_line(each, scale) for each in series]
     return _svg(parts, f"{y_label} over {x_label}") + _legend(series)
+
+
+def log_chart(
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    marks: Sequence[Mark] = (),
+    *,
+    log_y: bool = True,
+) -> str:
+    """Returns an SVG of lines over a logarithmic x, and y too unless `log_y` is False; points that
+    a logarithm has no place for are left out."""
+    kept = [
+        Series(
+            each.name,
+            [(x, y) for x, y in each.points if x > 0 and (y > 0 or not log_y)],
+            each.colour,
+            each.dots,
+        )
+        for each in series
+    ]
+    kept = [each for each in kept if each.points]
+    xs = [x for each in kept for x, _ in each.points] or [1.0]
+    ys = [y for each in kept for _, y in each.points] or [1.0]
+    left, right = _log_room(xs)
+    bottom, top = _log_room(ys) if log_y else (0.0, 1.05 * max(ys))
+    scale = _Scale(left, right, bottom, top or 1.0, log_x=True, log_y=log_y)
+    parts = [_axes(scale, x_label, y_label), *_marks(marks, scale)]
+    parts += [_line(each, scale) for each in kept]
+    return _svg(parts, f"{y_label} over {x_label}") + _legend(kept)
 
 
 def calibration_chart(bins: Sequence[tuple[float, float, float]]) -> str:
@@ -126,6 +152,42 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Returns powers of ten from low to high, evenly thinned; 1, 2 and 5 where there are few."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    if last - first >= 2:
+        step = -(-(last - first) // most)
+        return [10.0**power for power in range(first, last + 1, step)]
+    found = [factor * 10.0**power for power in range(first - 1, last + 1) for factor in (1, 2, 5)]
+    return [value for value in found if low <= value <= high]
+
+
+def _share(value: float, low: float, high: float, is_log: bool) -> float:
+    """Where a value lies between two bounds, 0 to 1."""
+    if is_log:
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return (value - low) / (high - low)
+
+
+def _log_room(values: Sequence[float]) -> tuple[float, float]:
+    """The range of a logarithmic axis, with a little room."""
+    low, high = min(values), max(values)
+    room = (high / low) ** 0.04 if high > low else 2.0
+    return low / room, high * room
+
+
+def _marks(marks: Sequence[Mark], scale: _Scale) -> list[str]:
+    parts = []
+    for mark in marks:
+        x = scale.x(mark.x)
+        parts.append(
+            f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
+            f'<text class="tick" x="{x - 4:.1f}" y="{_TOP + 10}" text-anchor="end">'
+            f"{escape(mark.text)}</text>"
+        )
+    return parts
+
+
 def _room(ys: Sequence[float]) -> tuple[float, float]:
     """The range of y with a little room; a flat line gets a range around it."""
     low, high = min(ys, default=0.0), max(ys, default=1.0)
@@ -145,14 +207,14 @@ def _nice_top(value: float) -> float:
 def _axes(scale: _Scale, x_label: str, y_label: str) -> str:
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     parts = []
-    for value in ticks(scale.y0, scale.y1, 5):
+    for value in (log_ticks if scale.log_y else ticks)(scale.y0, scale.y1, 5):
         y = scale.y(value)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">'
             f"{_tick_text(value)}</text>"
         )
-    for value in ticks(scale.x0, scale.x1, 5):
+    for value in (log_ticks if scale.log_x else ticks)(scale.x0, scale.x1, 5):
         x = scale.x(value)
         parts.append(
             f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
@@ -193,7 +255,11 @@ def _svg(parts: Sequence[str], description: str) -> str:
 
 
 def _legend(series: Sequence[Series], *, ideal: bool = False) -> str:
-    items = [f'<span class="key s{each.colour}">{escape(each.name)}</span>' for each in series]
+    items = [
+        f'<span class="key s{each.colour}">{escape(each.name)}</span>'
+        for each in series
+        if each.name
+    ]
     if ideal:
         items.append('<span class="key dashed">perfectly calibrated</span>')
     return f'<p class="legend">{"".join(items)}</p>'

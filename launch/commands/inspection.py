@@ -10,6 +10,8 @@ from rich.console import Console
 
 from features.errors import ConfigError
 from launch.console import Column, Output, facts, size_text, table
+from launch.inspected import Question, render_inspection, write_inspection
+from launch.targets import Checkpoint
 
 if TYPE_CHECKING:
     from storage.places import Place
@@ -23,9 +25,33 @@ def command(
     verify: Annotated[
         bool, typer.Option("--verify", help="Also read every file and compare its sha256.")
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write a page about the trained table."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILES", help="Parquet files to measure on instead of the run's."),
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows to measure on; 2,000,000 and 200,000 if unset.")
+    ] = None,
+    checkpoint: Checkpoint = "best",
 ) -> None:
-    """Summarise a run, a checkpoint or a version; --verify also proves a delta."""
+    """Summarise a run, a checkpoint or a version; or report on the table it holds."""
     output: Output = ctx.obj
+    if report is not None:
+        question = Question(
+            path=path, report=report, data=data, most_rows=rows, checkpoint=checkpoint
+        )
+        document = write_inspection(question, output)
+        output.result(document, lambda console: render_inspection(console, document))
+        return
+    if data is not None or rows is not None or checkpoint != "best":
+        raise ConfigError(
+            "--data, --rows and --checkpoint say what a report is measured on, and there is none",
+            "add --report FILE.html",
+        )
     if (path / "manifest.json").exists():
         bundle = _bundle(path, verify=verify)
         if verify and bundle["kind"] == "snapshot":
