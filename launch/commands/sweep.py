@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -97,13 +96,15 @@ def command(
     codecs = () if codec is None else parse_codecs(codec)
     points = make_points(load_tree(job_path, overrides or ()), str(job_path), axes)
     from launch.sweep.outcome import present
-    from launch.sweep.session import Stopped, run_sweep
+    from launch.sweep.session import Stopped, check_points, run_sweep
     from launch.sweep.store import Store
     from launch.sweep.tasks import Order
 
     order = Order(address=address, workers=workers, device=points[0].job.train.device)
+    base = job_path.parent
+    data = check_points(points, base)
     with Store(out) as store:
-        records = run_sweep(points, store, job_path.parent, codecs, order, output)
+        records = run_sweep(points, data, store, base, codecs, order, output)
         if isinstance(records, Stopped):
             output.note(
                 f"stopped: {records.num_done} of {len(points)} points are stored in {out}; the "
@@ -112,11 +113,11 @@ def command(
             return 128 + records.signal
         found = present(records, store, shlex.join(["muxtable", *sys.argv[1:]]), max_auc_loss)
     output.result(found.to_json(), lambda console: _render(console, found))
-    failed = {record.key: record.reason for record in records if record.status == "failed"}
-    if failed:
-        first = next(iter(failed.values()))
+    lost = {record.key: record.reason for record in records if record.status == "lost"}
+    if lost:
+        first = next(iter(lost.values()))
         output.warn(
-            f"{len(failed)} points failed, the first of them: {first}; the same command tries "
+            f"{len(lost)} points were lost, the first of them: {first}; the same command tries "
             "them again"
         )
         return 1
@@ -124,38 +125,19 @@ def command(
 
 
 def _render(console: Console, found: Found) -> None:
-    from launch.sweep import cells
+    from launch.sweep.cells import Cells, comparison_table, measured_table, missing_table
+    from launch.sweep.summary import missing
 
-    for title, groups in (("all settings", found.groups), ("the front", found.front)):
-        measured = [group for group in groups if group.status == "done"]
-        kept = cells.shown(measured)
-        head = [*(cells.SETTING_HEAD[k] for k in kept), *cells.MEASURED_HEAD]
-        rows = [
-            [*(cells.setting_cells(group)[k] for k in kept), *cells.measured_cells(group)]
-            for group in measured
-        ]
-        console.print(table(title, _columns(head, len(kept)), rows))
-    if found.pairs:
-        kept = [k for k in cells.shown([pair.multiplexed for pair in found.pairs]) if k != 1]
-        head = [*(cells.SETTING_HEAD[k] for k in kept), *cells.COMPARISON_HEAD]
-        rows = [
-            [
-                *(cells.setting_cells(pair.multiplexed)[k] for k in kept),
-                *cells.comparison_cells(pair),
-            ]
-            for pair in found.pairs
-        ]
-        title = "multiplexed or per feature (Welch's p)"
-        console.print(table(title, _columns(head, len(kept)), rows))
-    missing = [group for group in found.groups if group.status != "done"]
-    if missing:
-        columns = [Column("setting", right=False), Column("why", right=False)]
-        lines = [(group.name, group.reason) for group in missing]
-        console.print(table("without a result", columns, lines))
+    def show(title: str, cells: Cells) -> None:
+        columns = [Column(name, right=k >= cells.num_words) for k, name in enumerate(cells.head)]
+        if cells.rows:
+            console.print(table(title, columns, cells.rows))
+
+    done = [group for group in found.groups if group.status == "done"]
+    show("all settings", measured_table(done))
+    show("the front", measured_table(found.front))
+    show("multiplexed or per feature (Welch's p)", comparison_table(found.pairs))
+    show("without a result", missing_table(missing(found.groups)))
     console.print(f"recommended: {found.reason}", soft_wrap=True, markup=False)
     console.print(found.lines, soft_wrap=True, markup=False)
     console.print(f"page  {found.page}", soft_wrap=True, markup=False)
-
-
-def _columns(head: Sequence[str], num_words: int) -> list[Column]:
-    return [Column(name, right=k >= num_words) for k, name in enumerate(head)]

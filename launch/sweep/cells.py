@@ -3,34 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from launch.sweep.measure import WHOLE
 from launch.sweep.scatter import tick_text
 from launch.sweep.statistics import Sample
 from launch.sweep.summary import Comparison, Group
 
-SETTING_HEAD = ("method", "", "budget", "lookups x width", "also", "codec")
-MEASURED_HEAD = ("AUC", "std", "seeds", "log loss", "embeddings", "with tower", "ms/step", "peak")
-COMPARISON_HEAD = ("multiplexed", "per feature", "gain", "p")
+_SETTING = ("method", "", "budget", "lookups x width", "also", "codec")
+_MEASURED = ("AUC", "std", "seeds", "log loss", "embeddings", "with tower", "ms/step", "peak")
+_COMPARISON = ("multiplexed", "per feature", "gain", "p")
+# Whether features share rows is what the columns of a comparison say.
+_KIND = 1
 
 
-def shown(groups: Sequence[Group]) -> list[int]:
-    """Returns which columns of SETTING_HEAD say something of these groups."""
-    cells = [setting_cells(group) for group in groups]
-    return [k for k in range(len(SETTING_HEAD)) if any(row[k] for row in cells)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cells:
+    """A table as text."""
+
+    head: Sequence[str]
+    num_words: int
+    """Columns in front that hold words; the others hold numbers."""
+    rows: Sequence[Sequence[str]]
 
 
-def setting_cells(group: Group) -> list[str]:
-    """Returns what a group is."""
+def measured_table(groups: Sequence[Group]) -> Cells:
+    """Returns what was measured of groups."""
+    kept = _kept(groups)
+    return _table(groups, kept, _MEASURED, [_measured(group) for group in groups])
+
+
+def comparison_table(pairs: Sequence[Comparison]) -> Cells:
+    """Returns what multiplexing is worth."""
+    groups = [pair.multiplexed for pair in pairs]
+    kept = [column for column in _kept(groups) if column != _KIND]
+    return _table(groups, kept, _COMPARISON, [_comparison(pair) for pair in pairs])
+
+
+def missing_table(groups: Sequence[Group]) -> Cells:
+    """Returns why groups have no result."""
+    why = [[group.reason or ""] for group in groups]
+    found = _table(groups, _kept(groups), ("why",), why)
+    return replace(found, num_words=len(found.head))
+
+
+def _table(
+    groups: Sequence[Group],
+    kept: Sequence[int],
+    head: Sequence[str],
+    cells: Sequence[Sequence[str]],
+) -> Cells:
+    return Cells(
+        head=[*(_SETTING[k] for k in kept), *head],
+        num_words=len(kept),
+        rows=[
+            [*(_setting(group)[k] for k in kept), *row]
+            for group, row in zip(groups, cells, strict=True)
+        ],
+    )
+
+
+def _kept(groups: Sequence[Group]) -> list[int]:
+    """Returns which columns of a setting say something of these groups."""
+    cells = [_setting(group) for group in groups]
+    return [k for k in range(len(_SETTING)) if any(row[k] for row in cells)]
+
+
+def _setting(group: Group) -> list[str]:
     setting = group.setting
     codec = "" if group.codec == WHOLE else group.codec
     return [setting.method, group.kind, setting.budget or "", group.shape, group.more, codec]
 
 
-def measured_cells(group: Group) -> list[str]:
-    """Returns what was measured of a group."""
+def _measured(group: Group) -> list[str]:
     auc = group.auc
-    seeds = f"{auc.count}" + (f" ({group.num_failed} failed)" if group.num_failed else "")
+    seeds = f"{auc.count}" + (f" ({group.num_missing} missing)" if group.num_missing else "")
     step = group.middle(lambda record: record.step_s)
     return [
         f"{auc.mean:.4f}",
@@ -44,8 +91,7 @@ def measured_cells(group: Group) -> list[str]:
     ]
 
 
-def comparison_cells(comparison: Comparison) -> list[str]:
-    """Returns what multiplexing is worth."""
+def _comparison(comparison: Comparison) -> list[str]:
     p = comparison.welch.p
     return [
         auc_text(comparison.multiplexed.auc),

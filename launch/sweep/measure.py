@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from features.errors import CodecError, PlanError
+from features.errors import CodecError, PlanError, TrainingError
 from launch.failures import describe
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a point ended: with measurements by codec, with a reason, or with a mistake.
+    """How a point ended: with what is known by codec, or with an error that is not its own.
 
     A mistake is of the job or the data, so that every other point would make it too.
     """
@@ -49,7 +49,7 @@ class Outcome:
     fix: str = ""
     is_mistake: bool = False
     is_own: bool = True
-    """Whether the point itself says so, and would say it again."""
+    """Whether the point itself says so: it is not tried again at once."""
 
 
 def run_point(assignment: Assignment) -> Outcome:
@@ -61,10 +61,10 @@ def run_point(assignment: Assignment) -> Outcome:
                 scratch = tempfile.TemporaryDirectory(prefix="muxtable-sweep-")
                 folder = Path(stack.enter_context(scratch)) / "run"
             return Outcome(by_codec=measure(assignment, folder))
-    except PlanError as exc:
-        reason = {"status": "infeasible", "reason": exc.what}
-        codecs = (WHOLE, *assignment.codecs)
-        return Outcome(by_codec=dict.fromkeys(codecs, reason), what=exc.what, fix=exc.fix)
+    except (PlanError, TrainingError) as exc:
+        status = "infeasible" if isinstance(exc, PlanError) else "failed"
+        fields = {"status": status, "reason": exc.what}
+        return Outcome(by_codec=dict.fromkeys((WHOLE, *assignment.codecs), fields))
     except Exception as exc:  # noqa: BLE001  described to whoever waits for this point
         failure = describe(exc)
         return Outcome(

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import MuxtableError, PlanError, TrainingError
-from launch.sweep import page
 from launch.sweep.cells import auc_text
 from launch.sweep.chart import draw_front
 from launch.sweep.measure import WHOLE
+from launch.sweep.page import Shown, render
 from launch.sweep.record import Record, to_bytes
 from launch.sweep.scatter import tick_text
 from launch.sweep.store import Store
@@ -73,7 +73,7 @@ def present(records: Sequence[Record], store: Store, command: str, max_auc_loss:
     """Writes points.parquet, pareto.png and sweep.html, and returns what stands in them.
 
     `command` is the line that the page shows. Raises PlanError where no point fits its budget, and
-    TrainingError where all that do failed.
+    TrainingError where those that do have no result.
     """
     groups = group_records(records)
     best = front(groups)
@@ -83,8 +83,8 @@ def present(records: Sequence[Record], store: Store, command: str, max_auc_loss:
     reason = _reason(chosen, best[-1], max_auc_loss)
     part = "validation" if chosen.records[0].auc_test is None else "test"
     title = f"AUC ({part}) by bytes"
-    document = page.render(
-        page.Page(
+    document = render(
+        Shown(
             title="Which table is worth its bytes",
             subtitle=_subtitle(records, groups),
             groups=groups,
@@ -110,11 +110,11 @@ def present(records: Sequence[Record], store: Store, command: str, max_auc_loss:
 
 
 def _nothing(records: Sequence[Record]) -> MuxtableError:
-    failed = [record for record in records if record.status == "failed"]
-    if failed:
+    others = [record for record in records if record.status != "infeasible"]
+    if others:
         return TrainingError(
-            f"no point gave a result, the first that failed: {failed[0].reason}",
-            "once that is mended the same command tries them again",
+            f"no point gave a result, the first that might have: {others[0].reason}",
+            "mend that; the same command tries again what was lost on the way",
         )
     return PlanError(
         f"no point fits its budget, the first of them: {records[0].reason}", "give larger --budgets"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from string import Template
 
-import trainer.report
-from launch.sweep import cells
+from launch.sweep.cells import Cells, comparison_table, measured_table, missing_table
 from launch.sweep.scatter import COLOURS, scatter, tick_text
-from launch.sweep.summary import Group, comparisons, front
+from launch.sweep.summary import Group, comparisons, front, missing
+from trainer.page import Card, page, pre, section
 
 _STYLE = Template("""<style>
 $light
@@ -47,7 +46,7 @@ for (const head of document.querySelectorAll("th[data-sortable]")) {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Shown:
     """What a page shows."""
 
     title: str
@@ -64,99 +63,67 @@ class Page:
     footer: str
 
 
-def render(page: Page) -> str:
+def render(shown: Shown) -> str:
     """Returns the page."""
-    template = Path(trainer.report.__file__).with_name("report.html").read_text(encoding="utf-8")
-    best = front(page.groups)
-    measured = [group for group in page.groups if group.status == "done"]
+    best = front(shown.groups)
+    measured = [group for group in shown.groups if group.status == "done"]
+    chart = f'<div class="card sweep">{scatter(measured, best)}</div>'
     sections = [
         _STYLE.substitute(light=_colours(0), dark=_colours(1)),
-        _section("Recommended", f"<p>{escape(page.reason)}</p><pre>{escape(page.lines)}</pre>"),
-        _section(
-            f"AUC ({page.part}) over bytes",
-            f'<div class="card sweep">{scatter(measured, best)}</div>',
-        ),
-        _front(best, page.chosen),
-        _multiplexing(page.groups),
-        _all(measured, page.chosen),
-        _others([group for group in page.groups if group.status != "done"]),
-        _section("Again", f"<pre>{escape(page.command)}</pre>"),
+        section("Recommended", f"<p>{escape(shown.reason)}</p>{pre(shown.lines)}"),
+        section(f"AUC ({shown.part}) over bytes", chart),
+        _front(best, shown.chosen),
+        _multiplexing(shown.groups),
+        _all(measured, shown.chosen),
+        _others(missing(shown.groups)),
+        section("Reproduce", pre(shown.command)),
         _SCRIPT,
     ]
-    return Template(template).substitute(
-        title=escape(page.title),
-        subtitle=escape(page.subtitle),
-        cards=_cards(page, best),
-        sections="\n".join(filter(None, sections)),
-        footer=escape(page.footer),
-    )
+    return page(shown.title, shown.subtitle, _cards(shown.chosen, best[-1]), sections, shown.footer)
 
 
 def _colours(scheme: int) -> str:
     return " ".join(
-        f".sweep .m{number} {{ color: {c[scheme]}; }}" for number, c in enumerate(COLOURS)
+        f".sweep .m{number} {{ color: {pair[scheme]}; }}" for number, pair in enumerate(COLOURS)
     )
 
 
-def _cards(page: Page, best: Sequence[Group]) -> str:
-    chosen, top = page.chosen, best[-1]
-    entries = [
+def _cards(chosen: Group, top: Group) -> list[Card]:
+    loss = f"{chosen.auc.mean - top.auc.mean:+.4f} against the best"
+    return [
         ("recommended", tick_text(chosen.embedding_bytes), chosen.name),
-        (
-            "its AUC",
-            f"{chosen.auc.mean:.4f}",
-            f"{chosen.auc.mean - top.auc.mean:+.4f} against the best",
-        ),
+        ("its AUC", f"{chosen.auc.mean:.4f}", loss),
         ("best AUC", f"{top.auc.mean:.4f}", top.name),
         ("its bytes", tick_text(top.embedding_bytes), "embeddings as served"),
     ]
-    return "".join(
-        f'<div class="card"><span>{escape(name)}</span><b>{escape(value)}</b>'
-        f"<small>{escape(note)}</small></div>"
-        for name, value, note in entries
-    )
 
 
 def _front(best: Sequence[Group], chosen: Group) -> str:
-    kept = cells.shown(best)
-    head = ["#", *(cells.SETTING_HEAD[k] for k in kept), *cells.MEASURED_HEAD]
-    rows = [
-        ([f"{number}", *_settings(group, kept), *cells.measured_cells(group)], group is chosen)
-        for number, group in enumerate(best, 1)
-    ]
+    found = measured_table(best)
+    numbered = Cells(
+        head=["#", *found.head],
+        num_words=found.num_words + 1,
+        rows=[[f"{number}", *row] for number, row in enumerate(found.rows, 1)],
+    )
     text = "No smaller table, nor one as large, has a higher mean AUC than one of these."
-    return _section("The front", _soft(text) + _table(head, rows, num_words=1 + len(kept)))
+    return section("The front", _table(numbered, best.index(chosen)), text)
 
 
 def _multiplexing(groups: Sequence[Group]) -> str:
     pairs = comparisons(groups)
     if not pairs:
         return ""
-    # That features share rows is what the other columns say.
-    kept = [k for k in cells.shown([pair.multiplexed for pair in pairs]) if k != 1]
-    head = [*(cells.SETTING_HEAD[k] for k in kept), *cells.COMPARISON_HEAD]
-    rows = [
-        ([*_settings(pair.multiplexed, kept), *cells.comparison_cells(pair)], False)
-        for pair in pairs
-    ]
     text = (
         "All else equal: features share one region of rows, or each has its own in proportion to "
         "its values. p is that of Welch's t-test on the seeds, two-sided."
     )
-    return _section("Multiplexed or per feature", _soft(text) + _table(head, rows, len(kept)))
+    return section("Multiplexed or per feature", _table(comparison_table(pairs)), text)
 
 
 def _all(measured: Sequence[Group], chosen: Group) -> str:
-    kept = cells.shown(measured)
-    head = [*(cells.SETTING_HEAD[k] for k in kept), *cells.MEASURED_HEAD]
-    rows = [
-        ([*_settings(group, kept), *cells.measured_cells(group)], group is chosen)
-        for group in measured
-    ]
-    values = [[*(None for _ in kept), *_values(group)] for group in measured]
-    text = "A click on a column sorts by it."
-    table = _table(head, rows, len(kept), values=values)
-    return _section("All settings", _soft(text) + table)
+    values = [_values(group) for group in measured]
+    table = _table(measured_table(measured), measured.index(chosen), values)
+    return section("All settings", table, "A click on a column sorts by it.")
 
 
 def _values(group: Group) -> list[float | None]:
@@ -171,39 +138,30 @@ def _values(group: Group) -> list[float | None]:
 
 
 def _others(groups: Sequence[Group]) -> str:
-    if not groups:
-        return ""
-    kept = cells.shown(groups)
-    head = [*(cells.SETTING_HEAD[k] for k in kept), "why"]
-    rows = [([*_settings(group, kept), group.reason or ""], False) for group in groups]
-    return _section("Without a result", _table(head, rows, len(kept) + 1))
-
-
-def _settings(group: Group, kept: Iterable[int]) -> list[str]:
-    found = cells.setting_cells(group)
-    return [found[k] for k in kept]
+    return section("Without a result", _table(missing_table(groups))) if groups else ""
 
 
 def _table(
-    head: Sequence[str],
-    rows: Iterable[tuple[Sequence[str], bool]],
-    num_words: int,
-    *,
+    cells: Cells,
+    chosen: int | None = None,
     values: Sequence[Sequence[float | None]] | None = None,
 ) -> str:
-    """Returns a table whose first columns are words; with `values` its columns can be sorted by."""
+    """Returns a table, its row `chosen` marked.
+
+    With `values`, by row and column of numbers, its columns can be sorted by.
+    """
     sortable = "" if values is None else " data-sortable"
     top = "".join(
-        f"<th{_word(k, num_words)}{sortable}>{escape(cell)}</th>" for k, cell in enumerate(head)
+        f"<th{_word(k, cells)}{sortable}>{escape(cell)}</th>" for k, cell in enumerate(cells.head)
     )
     body = []
-    for number, (row, is_chosen) in enumerate(rows):
-        of_row = [None] * len(row) if values is None else values[number]
+    for number, row in enumerate(cells.rows):
+        of_row = {} if values is None else dict(enumerate(values[number], cells.num_words))
         text = "".join(
-            f"<td{_word(k, num_words)}{_value(value)}>{escape(cell)}</td>"
-            for k, (cell, value) in enumerate(zip(row, of_row, strict=True))
+            f"<td{_word(k, cells)}{_value(of_row.get(k))}>{escape(cell)}</td>"
+            for k, cell in enumerate(row)
         )
-        style = ' class="chosen"' if is_chosen else ""
+        style = ' class="chosen"' if number == chosen else ""
         body.append(f"<tr{style}>{text}</tr>")
     return (
         f'<div class="scroll"><table><thead><tr>{top}</tr></thead>'
@@ -211,17 +169,9 @@ def _table(
     )
 
 
-def _word(column: int, num_words: int) -> str:
-    return ' class="word"' if column < num_words else ""
+def _word(column: int, cells: Cells) -> str:
+    return ' class="word"' if column < cells.num_words else ""
 
 
 def _value(value: float | None) -> str:
     return "" if value is None else f' data-value="{value:.9g}"'
-
-
-def _soft(text: str) -> str:
-    return f'<p class="soft">{escape(text)}</p>'
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"

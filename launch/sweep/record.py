@@ -1,7 +1,11 @@
 """What is known of a point: a row of points.parquet for each codec that its table was stored by.
 
-Times, memory and nothing else differ from run to run (WALL_CLOCK). A point that does not fit its
-budget is a row with the reason, and so is one that failed, which the next sweep tries again.
+Times, memory and nothing else differ from run to run (WALL_CLOCK). A row without a result has a
+status and a reason:
+
+    infeasible    the table does not fit its budget, or the codec does not suit the table
+    failed        its training ended in an error, as it would again: a loss that is no number
+    lost          its worker died, or had too little memory: the next sweep tries it again
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from features.errors import SnapshotError
 
 WALL_CLOCK = ("step_s", "training_s", "wall_s", "peak_bytes")
 
-Status = Literal["done", "infeasible", "failed"]
+Status = Literal["done", "infeasible", "failed", "lost"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,22 +31,47 @@ class Stopped:
     num_done: int
 
 
+def check_points(points: Sequence[Point], base: Path) -> dict[str, str]:
+    """Returns the digests of the data by part; relative paths of the job start at `base`.
+
+    Raises a MuxtableError for most mistakes of the job and its data: nothing has started yet.
+    """
+    from features.parquet import open_dataset
+
+    digests = {}
+    job = points[0].job
+    for part in ("train", "valid", "test"):
+        pattern = getattr(job.data, part)
+        if pattern is not None:
+            dataset = open_dataset(pattern, base)
+            dataset.check(_features(job))
+            digests[part] = dataset.digest()
+    for point in points:
+        _features(point.job)
+        if point.job.data != job.data:
+            raise ConfigError(
+                "the points of a sweep are trained and compared on the same rows",
+                "leave keys of [data] out of --grid, and make a sweep for each",
+            )
+    return digests
+
+
 def run_sweep(
     points: Sequence[Point],
+    data: Mapping[str, str],
     store: Store,
     base: Path,
     codecs: tuple[str, ...],
     order: Order,
     output: Output,
 ) -> list[Record] | Stopped:
-    """Returns the records of all points, in their order.
+    """Returns the records of all points, in their order; `data` is what `check_points` returned.
 
-    Relative paths of the job start at `base`. Raises a MuxtableError for a mistake of the job, its
-    data or the cluster; points that failed for reasons of their own are records.
+    Raises a MuxtableError for a mistake of the job or the cluster; what else became of a point is a
+    record.
     """
     from muxtable import __version__
 
-    data = _check(points, base)
     by_key = {point_key(point, data, codecs, __version__): point for point in points}
     todo = [key for key in by_key if store.finished(key) is None]
     if todo:
@@ -71,28 +96,6 @@ def run_sweep(
             done = sum(store.finished(key) is not None for key in by_key)
             return Stopped(signal=signal, num_done=done)
     return [record for key in by_key for record in store.stored(key)]
-
-
-def _check(points: Sequence[Point], base: Path) -> dict[str, str]:
-    """Returns the digests of the data by part; most mistakes are found before anything starts."""
-    from features.parquet import open_dataset
-
-    digests = {}
-    job = points[0].job
-    for part in ("train", "valid", "test"):
-        pattern = getattr(job.data, part)
-        if pattern is not None:
-            dataset = open_dataset(pattern, base)
-            dataset.check(_features(job))
-            digests[part] = dataset.digest()
-    for point in points:
-        _features(point.job)
-        if point.job.data != job.data:
-            raise ConfigError(
-                "the points of a sweep are trained and compared on the same rows",
-                "leave keys of [data] out of --grid, and make a sweep for each",
-            )
-    return digests
 
 
 def _features(job: Job) -> FeatureSet:
@@ -126,7 +129,7 @@ def _records(key: str, point: Point, codecs: Sequence[str], outcome: Outcome) ->
     from muxtable import __version__
 
     setting = point.setting
-    failed = {"status": "failed", "reason": outcome.what}
+    lost = {"status": "lost", "reason": outcome.what}
     return [
         Record(
             method=setting.method,
@@ -141,7 +144,7 @@ def _records(key: str, point: Point, codecs: Sequence[str], outcome: Outcome) ->
             hash_seed=point.hash_seed,
             key=key,
             version=__version__,
-            **outcome.by_codec.get(codec, failed),
+            **outcome.by_codec.get(codec, lost),
         )
         for codec in codecs
     ]

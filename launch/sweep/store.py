@@ -84,10 +84,10 @@ class Store:
         if not path.exists():
             return None
         records = read_records(path)
-        return None if any(record.status == "failed" for record in records) else records
+        return None if any(record.status == "lost" for record in records) else records
 
     def stored(self, key: str) -> list[Record]:
-        """Returns the records of a point, of a failed one too; none where it was not reached."""
+        """Returns the records of a point, of a lost one too; none where it was not reached."""
         path = self._file(key)
         return read_records(path) if path.exists() else []
 

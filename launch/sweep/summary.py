@@ -27,7 +27,8 @@ class Group:
     status: Status
     """Done where at least one seed is; else why there is nothing to compare."""
     reason: str | None
-    num_failed: int
+    num_missing: int
+    """Seeds without a result."""
 
     @property
     def aucs(self) -> list[float]:
@@ -80,7 +81,7 @@ class Group:
             "codec": self.codec,
             "status": self.status,
             "reason": self.reason,
-            "failed": self.num_failed,
+            "missing": self.num_missing,
         }
         if self.status != "done":
             return found
@@ -133,7 +134,7 @@ def _group(setting: Setting, codec: str, records: Sequence[Record]) -> Group:
         records=done,
         status="done" if done else others[0].status,
         reason=others[0].reason if others else None,
-        num_failed=sum(record.status == "failed" for record in others),
+        num_missing=len(others),
     )
 
 
@@ -151,6 +152,16 @@ def recommended(groups: Iterable[Group], max_auc_loss: float) -> Group:
     """Returns the cheapest of the groups whose mean AUC is within `max_auc_loss` of the best."""
     best = front(groups)
     return next(group for group in best if group.auc.mean >= best[-1].auc.mean - max_auc_loss)
+
+
+def missing(groups: Sequence[Group]) -> list[Group]:
+    """Returns the groups without a result; codecs of a table that does not exist are left out."""
+    done = {group.setting for group in groups if group.status == "done"}
+    return [
+        group
+        for group in groups
+        if group.status != "done" and (group.codec == WHOLE or group.setting in done)
+    ]
 
 
 def comparisons(groups: Sequence[Group]) -> list[Comparison]:

@@ -25,8 +25,7 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 _POLL_S = 0.2
-_MEMORY_FIX = "`muxtable plan` forecasts the peak of a point: use fewer --workers"
-_LOST_FIX = "look at the machine's log; the same command tries the point again"
+_MEMORY = "a machine ran out of memory (`muxtable plan` forecasts a point's; use fewer --workers)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +91,6 @@ class _Tasks:
                 self._attempts[key] = self._attempts.get(key, 0) + 1
                 self._running[self._remote.remote(assignments[key])] = key, kernel_kills()
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)
-            if (signal := stop()) is not None:
-                return signal
             for reference in ready:
                 key, kills = self._running.pop(reference)
                 outcome = self._outcome(reference, kernel_killed=kernel_kills() > kills)
@@ -107,6 +104,8 @@ class _Tasks:
                     ATTEMPTS,
                 )
                 waiting.append(key)
+            if (signal := stop()) is not None:
+                return signal
         return None
 
     def _outcome(self, reference: Any, *, kernel_killed: bool) -> Outcome:
@@ -115,20 +114,18 @@ class _Tasks:
         try:
             return ray.get(reference)
         except ray.exceptions.OutOfMemoryError:
-            return _lost("a machine ran out of memory", _MEMORY_FIX)
+            return _lost(_MEMORY)
         except ray.exceptions.NodeDiedError:
-            return _lost("a node is gone", _LOST_FIX)
+            return _lost("a node is gone")
         except ray.exceptions.WorkerCrashedError:
-            if kernel_killed:
-                return _lost("a machine ran out of memory", _MEMORY_FIX)
-            return _lost("a worker died (killed, or crashed)", _LOST_FIX)
+            return _lost(_MEMORY if kernel_killed else "a worker died (killed, or crashed)")
         except ray.exceptions.RayError as exc:
             lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-            return _lost(f"a worker failed: {lines[-1][:300] if lines else exc!r}", _LOST_FIX)
+            return _lost(f"a worker failed: {lines[-1][:300] if lines else exc!r}")
 
 
-def _lost(what: str, fix: str) -> Outcome:
-    return Outcome(by_codec={}, what=what, fix=fix, is_own=False)
+def _lost(what: str) -> Outcome:
+    return Outcome(by_codec={}, what=what, is_own=False)
 
 
 def _remote(resources: Mapping[str, float]) -> Any:
