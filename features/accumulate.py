@@ -11,6 +11,7 @@ from features.batches import KeyColumn
 from features.dense import clip_and_log, numbers_of
 from features.display import texts_of
 from features.errors import DataError, PlanError
+from features.heavy import HeavyCounter
 from features.ids import key_class
 from features.schema import Feature, FeatureSet
 from features.sketch import (
@@ -29,6 +30,8 @@ from native.order import derive
 MAX_VOCABULARY = 1 << 24
 # Vocabularies larger than this go without texts for people.
 MAX_TEXTS = 100_000
+# Counters for each popular value that is wanted: a count is then off by little.
+_SPARE = 4
 _SAMPLE_KEY = derive("profile sample", 0)
 
 
@@ -46,15 +49,18 @@ class KeyedTable:
 class CategoricalAccumulator:
     """Statistics of one embedded feature; its vocabulary is kept up to `keep` values.
 
-    Where the feature `is_exact`, every value owns rows and the whole vocabulary is kept.
+    Where the feature `is_exact`, every value owns rows and the whole vocabulary is kept. The
+    `popular` most frequent values are counted (none by default).
     """
 
-    def __init__(self, feature: Feature, *, keep: int, is_exact: bool) -> None:
+    def __init__(self, feature: Feature, *, keep: int, is_exact: bool, popular: int = 0) -> None:
         self._feature = feature
         self._keep = MAX_VOCABULARY if is_exact else keep
         self._is_exact = is_exact
         self._distinct = DistinctKeys(max(DISTINCT_KEYS, self._keep))
         self._texts: dict[int, str] | None = {} if self._keep else None
+        self._num_popular = popular
+        self._heavy = HeavyCounter(max(DISTINCT_KEYS, _SPARE * popular)) if popular else None
         self._named: Keys = np.empty(0, np.uint64)  # the keys of _texts, sorted
         self._class: KeyClass | None = "int" if feature.kind == "cross" else None
         self._rows = self._null_count = self._num_values = self._max_length = 0
@@ -73,6 +79,8 @@ class CategoricalAccumulator:
             self._class = key_class(arrow_type, self._feature.column, rows.where)
         found = distinct(present)
         self._distinct.add(found)
+        if self._heavy is not None:
+            self._heavy.add(present)
         if self._is_exact and self._distinct.has_dropped:
             self._refuse_size()
         if self._texts is not None:
@@ -97,6 +105,7 @@ class CategoricalAccumulator:
             vocabulary=vocabulary,
             display=display,
             max_length=self._max_length if self._feature.is_bag else None,
+            popular=None if self._heavy is None else self._heavy.result(self._num_popular),
         )
 
     def _name(self, found: Keys, rows: KeyedTable, texts: dict[int, str]) -> None:

@@ -29,6 +29,10 @@ _POOLINGS: dict[Kind, tuple[Pooling, ...]] = {
 # Kinds whose values are values of the data, so that two features can have the same one.
 _SHARING_KINDS = ("categorical", "list", "sequence")
 
+# Methods whose values lay rows side by side: popular values may have others.
+_SIDE_BY_SIDE = ("unified", "hash", "pq")
+_SEVERAL_LOOKUPS = ("unified", "pq")
+
 _Declared = dict[str, Kind]
 
 
@@ -42,6 +46,7 @@ def resolve(
 
     Raises ConfigError naming the key of the first mistake.
     """
+    _check_popular(table)
     declared = _declared(features, feature)
     for name in feature:
         if name not in declared:
@@ -198,6 +203,21 @@ def _check_parts(name: str, parts: tuple[str, ...], declared: _Declared) -> None
     if len(set(parts)) < len(parts):
         twice = next(part for i, part in enumerate(parts) if part in parts[:i])
         raise ConfigError(f'{key} crosses "{twice}" with itself', "name each part once")
+
+
+def _check_popular(table: TableSettings) -> None:
+    if table.hot_rows and table.method not in _SIDE_BY_SIDE:
+        raise ConfigError(
+            f"table.hot_rows is {table.hot_rows:g}, which table.method = "
+            f'"{table.method}" cannot have: its values do not lay rows side by side',
+            f"remove it, or take one of the methods {_join(_SIDE_BY_SIDE)}",
+        )
+    if table.frequent_values is not None and table.method not in _SEVERAL_LOOKUPS:
+        raise ConfigError(
+            f"table.frequent_values is {table.frequent_values}, which table.method = "
+            f'"{table.method}" cannot have: its values do not lay several rows side by side',
+            f"remove it, or take one of the methods {_join(_SEVERAL_LOOKUPS)}",
+        )
 
 
 def _num_lookups(name: str, feature: dict[str, FeatureSettings], table: TableSettings) -> int:

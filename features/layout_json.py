@@ -2,8 +2,8 @@
 
     hash, hash_seed, width, rows
     regions     [{name, kind, base, rows, width}]; parts where there are several
-    features    [{feature, region, key_class, column, salts, vocabulary, edges}]; reader where there
-                is one
+    features    [{feature, region, key_class, column, salts, vocabulary, edges}]; reader, hot and
+                frequent {region, vocabulary} where there are such
 
 Lookups follow from these; their salts and columns are written out all the same, in hexadecimal
 (JSON readers elsewhere keep 53 bits), so that another program need not hash, and reading compares.
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from features.errors import SnapshotError
 from features.hashing import HASH
+from features.popular import Chosen
 from features.routing import FeatureRoute, Layout, Placement, Region
 from features.schema import Feature
 from features.statistics import KeyClass
@@ -29,6 +30,15 @@ _FIX = "read a manifest that this version of muxtable wrote"
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Chosen(_Model):
+    region: str
+    vocabulary: str
+
+    def read(self, tensors: Mapping[str, NDArray[np.uint64]]) -> Chosen:
+        """Returns the values with the keys of their tensor; KeyError where it is missing."""
+        return Chosen(region=self.region, keys=tensors[self.vocabulary])
 
 
 class _Placed(_Model):
@@ -41,6 +51,8 @@ class _Placed(_Model):
     vocabulary: str | None
     edges: tuple[float, ...] | None
     reader: dict[str, JsonValue] | None = None
+    hot: _Chosen | None = None
+    frequent: _Chosen | None = None
 
 
 class _Tree(_Model):
@@ -66,12 +78,14 @@ def to_json(layout: Layout) -> dict[str, Any]:
 
 
 def vocabularies(layout: Layout) -> dict[str, NDArray[np.uint64]]:
-    """Returns the vocabularies of exact regions and of readers by tensor name."""
+    """Returns the keys of exact regions, of readers and of popular values by tensor name."""
     found = {}
     for route in layout.routes:
         name, keys = _tensor_name(layout, route), _keys(route)
         if name is not None and keys is not None:
             found[name] = keys
+        for kind, chosen in _popular(route):
+            found[_chosen_name(layout, kind, chosen)] = chosen.keys
     return found
 
 
@@ -99,6 +113,8 @@ def from_json(tree: dict[str, Any], tensors: Mapping[str, NDArray[np.uint64]]) -
                     edges=placed.edges,
                     reader=None if placed.reader is None else dict(placed.reader),
                     dictionary=_dictionary(placed, exact, tensors),
+                    hot=None if placed.hot is None else placed.hot.read(tensors),
+                    frequent=None if placed.frequent is None else placed.frequent.read(tensors),
                 )
                 for placed in parsed.features
             ],
@@ -139,7 +155,25 @@ def _placed(layout: Layout, route: FeatureRoute) -> dict[str, Any]:
         "vocabulary": _tensor_name(layout, route),
         "edges": route.edges,
     }
-    return tree if route.reader is None else {**tree, "reader": route.reader.to_json()}
+    if route.reader is not None:
+        tree["reader"] = route.reader.to_json()
+    for kind, chosen in _popular(route):
+        name = _chosen_name(layout, kind, chosen)
+        tree[kind] = {"region": chosen.region, "vocabulary": name}
+    return tree
+
+
+def _popular(route: FeatureRoute) -> list[tuple[str, Chosen]]:
+    """The values that popularity sets apart, by the name of what they are."""
+    if route.popular is None:
+        return []
+    kinds = (("hot", route.popular.hot), ("frequent", route.popular.frequent))
+    return [(kind, chosen) for kind, chosen in kinds if chosen is not None]
+
+
+def _chosen_name(layout: Layout, kind: str, chosen: Chosen) -> str:
+    number = [region.name for region in layout.regions].index(chosen.region)
+    return f"vocabulary.{kind}.{number}"
 
 
 def _keys(route: FeatureRoute) -> NDArray[np.uint64] | None:

@@ -1,8 +1,9 @@
 """The profile: what one bounded pass over the training data learns, kept as `profile.json`.
 
 It is made once, when a run is created, and never again for that run: layouts and transforms come
-from it, so its digest stands in the manifest. It holds no row of the data, only counts, quantiles
-and the vocabularies of small features (keys in base64, little-endian, and texts for people).
+from it, so its digest stands in the manifest. It holds no row of the data, only counts, quantiles,
+the vocabularies of small features (keys in base64, little-endian, and texts for people), and where
+the table asks for popular values, the keys and counts of these.
 """
 
 import base64
@@ -21,6 +22,7 @@ from features.accumulate import CategoricalAccumulator, DenseAccumulator, KeyedT
 from features.columns import table_keys
 from features.errors import SnapshotError
 from features.hashing import HASH
+from features.heavy import HeavyHitters
 from features.labels import labels_of, weights_of
 from features.parquet import Dataset
 from features.scan import scan
@@ -130,7 +132,10 @@ def build_profile(
     exact = _exact_names(feature_set, settings)
     categorical = {
         feature.name: CategoricalAccumulator(
-            feature, keep=settings.exact_below, is_exact=feature.name in exact
+            feature,
+            keep=settings.exact_below,
+            is_exact=feature.name in exact,
+            popular=settings.popular_values,
         )
         for feature in feature_set.features
         if feature.kind != "bucketized"
@@ -208,8 +213,37 @@ def _categorical(seen: CategoricalStatistics) -> dict[str, Any]:
     # dataclasses.asdict would copy a vocabulary of millions.
     tree = {f.name: getattr(seen, f.name) for f in dataclasses.fields(seen)}
     if seen.vocabulary is not None:
-        tree["vocabulary"] = base64.b64encode(seen.vocabulary.astype("<u8").tobytes()).decode()
+        tree["vocabulary"] = _base64(seen.vocabulary.astype("<u8"))
+    if seen.popular is None:
+        del tree["popular"]
+    else:
+        tree["popular"] = {
+            "keys": _base64(seen.popular.keys.astype("<u8")),
+            "counts": _base64(seen.popular.counts.astype("<i8")),
+            "error": seen.popular.error,
+        }
     return tree
+
+
+def _base64(array: NDArray[Any]) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoredPopular:
+    """`HeavyHitters` as they stand in JSON."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    keys: str
+    counts: str
+    error: int
+
+    def read(self) -> HeavyHitters:
+        """Returns the values; ValueError where they contradict each other."""
+        return HeavyHitters(
+            keys=_keys(self.keys), counts=_keys(self.counts).astype(np.int64), error=self.error
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +260,7 @@ class _StoredCategorical:
     vocabulary: str | None
     display: tuple[str, ...] | None
     max_length: int | None
+    popular: _StoredPopular | None = None
 
     def read(self) -> CategoricalStatistics:
         """Returns the statistics; ValueError where they contradict each other."""
@@ -238,6 +273,7 @@ class _StoredCategorical:
             vocabulary=None if self.vocabulary is None else _keys(self.vocabulary),
             display=self.display,
             max_length=self.max_length,
+            popular=None if self.popular is None else self.popular.read(),
         )
 
 

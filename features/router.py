@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from features import ragged
 from features.batches import Bag, KeyBatch, KeyColumn, Part, RowBatch
 from features.hashed import Hashing
+from features.popular import Popular
 from features.regions import FeatureRoute
 from native import hashing as native
 
@@ -26,6 +27,8 @@ class Router:
     routes: tuple[FeatureRoute, ...]
     univalent: tuple[FeatureRoute, ...]
     exact: tuple[tuple[int, FeatureRoute], ...]
+    popular: tuple[tuple[int, slice, Popular], ...]
+    """(number, lookups, what changes) of the hashed features where popularity counts."""
     bags: tuple[FeatureRoute, ...]
     hashing: Hashing
     columns: NDArray[np.int64]
@@ -38,11 +41,18 @@ class Router:
         bags = [route for route in routes if route.feature.is_bag]
         hashed = [(i, route) for i, route in enumerate(univalent) if route.vocabulary is None]
         exact = [(i, route) for i, route in enumerate(univalent) if route.vocabulary is not None]
+        popular, first = [], 0
+        for number, route in hashed:
+            if route.popular is not None:
+                lookups = slice(first, first + len(route.lookups))
+                popular.append((number, lookups, route.popular))
+            first += len(route.lookups)
         columns = [lookup.column for _, route in (*hashed, *exact) for lookup in route.lookups]
         return cls(
             routes=tuple(routes),
             univalent=tuple(univalent),
             exact=tuple(exact),
+            popular=tuple(popular),
             bags=tuple(bags),
             hashing=Hashing.of([(i, lookup) for i, route in hashed for lookup in route.lookups]),
             columns=np.array(columns, np.int64),
@@ -58,6 +68,9 @@ class Router:
         rows = np.empty((len(self.columns), batch.num_rows), np.int64)
         first = len(self.hashing.feature)
         self.hashing.write(keys, nulls, rows[:first], threads)
+        for number, lookups, popular in self.popular:
+            column = KeyColumn(keys[number], None if nulls is None else nulls[number])
+            popular.change(column, rows[lookups])
         for number, route in self.exact:
             count = len(route.lookups)
             column = KeyColumn(keys[number], None if nulls is None else nulls[number])
@@ -149,6 +162,8 @@ def _write_rows(
     if route.vocabulary is None:
         nulls = None if column.nulls is None else column.nulls[None, :]
         hashing.write(column.keys[None, :], nulls, out, threads)
+        if route.popular is not None:
+            route.popular.change(column, out)
     elif out.size:
         count = len(route.lookups)
         native.exact_rows(column.keys, column.nulls, route.vocabulary, route.base, count, out)

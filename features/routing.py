@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.batches import Bag, KeyBatch, KeyColumn, RowBatch
-from features.regions import FeatureRoute, Lookup, Placement, Region, build_routes
+from features.regions import FeatureRoute, Lookup, Placement, Region
 from features.router import Router
+from features.routes import build_routes
 from features.statistics import KeyClass
 
 __all__ = [
@@ -45,7 +46,8 @@ class Layout:
     width: int
     hash_seed: int
     regions: tuple[Region, ...]
-    """In the order of their rows, without gaps: hashed ones first, exact ones last."""
+    """In the order of their rows, without gaps: hashed ones first, then exact ones, those by
+    popularity last."""
     routes: tuple[FeatureRoute, ...]
     """In the order of the embedding's columns."""
     _router: Router = field(init=False, repr=False)
@@ -156,7 +158,7 @@ class Layout:
         return to_json(self)
 
     def vocabularies(self) -> dict[str, NDArray[np.uint64]]:
-        """The vocabularies of the exact regions under the names that `to_json` gives them."""
+        """The vocabularies and dictionaries under the names that `to_json` gives them."""
         from features.layout_json import vocabularies
 
         return vocabularies(self)

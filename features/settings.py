@@ -14,6 +14,9 @@ _UNITS = {unit: 1000**power for power, unit in enumerate(["B", "kB", "MB", "GB",
 }
 
 
+# Popular values of a feature: their keys and counts are held in memory and in the profile.
+MAX_POPULAR = 1 << 20
+
 Names = list[str]  # one of the models below has a field called `list`
 
 
@@ -143,6 +146,14 @@ class TableSettings(Settings):
     cardinality."""
     exact_below: Annotated[int, Field(ge=0, le=100_000)] = 64
     """Features with at most this many values own exact rows; 0 hashes everything."""
+    hot_rows: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+    """Share of the table's rows that belong to the most frequent values, each with rows of its own:
+    the hot ones of all hashed features together, at most a million. Methods unified, hash and
+    pq."""
+    frequent_values: Annotated[int, Field(ge=1, le=MAX_POPULAR)] | None = None
+    """How many values, the most frequent ones of all hashed features together, read all their
+    lookups; others read their first one, and what further ones would read they have in common.
+    Methods unified, hash and pq."""
     hash_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Which hash functions; never follows the run's seed."""
     init_scale: Annotated[float, Field(ge=0, le=10)] = 0.05
@@ -185,3 +196,12 @@ class TableSettings(Settings):
     def budget_bytes(self) -> int | None:
         """The budget in bytes, or None where `rows` is given instead."""
         return None if self.budget is None else parse_size(self.budget)
+
+    @property
+    def popular_values(self) -> int:
+        """The popular values of a feature that the table may ask for: 0 where it asks for none."""
+        if self.budget_bytes is None:
+            rows = self.rows or 0
+        else:
+            rows = self.budget_bytes // (self.width * 4)
+        return min(max(int(self.hot_rows * rows), self.frequent_values or 0), MAX_POPULAR)

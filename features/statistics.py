@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from features.heavy import HeavyHitters
+
 KeyClass = Literal["int", "string"]
 
 
@@ -36,6 +38,8 @@ class CategoricalStatistics:
     display: tuple[str, ...] | None = None
     max_length: int | None = None
     """Lists and sequences: the longest one."""
+    popular: HeavyHitters | None = None
+    """Its most frequent values, where the table asks for them."""
 
     def __post_init__(self) -> None:
         if self.vocabulary is None:

@@ -182,8 +182,7 @@ class Table:
             num_served(self.snapshot.codec, self._lookups(route)) for route in routes
         )
         is_plain = all(
-            route.reader is None
-            and route.vocabulary is None
+            route.is_hashed
             and route.feature.kind == "categorical"
             and route.feature.derive is None
             and route.key_class == "int"

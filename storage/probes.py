@@ -2,7 +2,8 @@
 
 A server that loads a snapshot looks them up before it answers anybody: another hash, another
 layout, another decoder, another byte order, and it does not start. The values are made up, as a
-hashed feature keeps none; those of an exact feature's vocabulary are known by their keys alone.
+hashed feature keeps none; those of an exact feature's vocabulary, and popular ones, are known by
+their keys alone.
 """
 
 import hashlib
@@ -73,12 +74,21 @@ def _probe(layout: Layout, route: FeatureRoute) -> Probe:
     keys: list[str | None] = [
         None if value is None else f"{_key(route, value):016x}" for value in values
     ]
-    if route.vocabulary is not None and len(route.vocabulary):
-        step = max(1, len(route.vocabulary) // _MOST_VOCABULARY)
-        known = [f"{int(key):016x}" for key in route.vocabulary[::step][:_MOST_VOCABULARY]]
+    for vocabulary in _vocabularies(route):
+        step = max(1, len(vocabulary) // _MOST_VOCABULARY)
+        known = [f"{int(key):016x}" for key in vocabulary[::step][:_MOST_VOCABULARY]]
         values += [None] * len(known)
         keys += known
     return Probe(feature=route.name, values=tuple(values), keys=tuple(keys), sha256="")
+
+
+def _vocabularies(route: FeatureRoute) -> list[NDArray[np.uint64]]:
+    """The keys of values that are known to have rows of their own, or lookups of their own."""
+    found = [] if route.vocabulary is None else [route.vocabulary]
+    if route.popular is not None:
+        chosen = (route.popular.hot, route.popular.frequent)
+        found += [each.keys for each in chosen if each is not None]
+    return [keys for keys in found if len(keys)]
 
 
 def _values(layout: Layout, route: FeatureRoute) -> list[ProbeValue]:

@@ -6,7 +6,6 @@ not needed. The peak memory is a forecast (`trainer.forecast`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -171,11 +170,4 @@ def _checkpoint_bytes(job: Job, layout: Layout, tower: int) -> int:
     state = {"sgd": 0, "rowwise_adagrad": _FLOAT_BYTES, "adagrad": row, "adam": 2 * row}
     table = layout.rows * (row + state[job.table.optimizer])
     dense = tower * _FLOAT_BYTES * (1 + tower_state_floats(job.train.optimizer))
-    vocabularies = _vocabulary_bytes(layout.routes)
-    return table + dense + vocabularies
-
-
-def _vocabulary_bytes(routes: Sequence[FeatureRoute]) -> int:
-    readers = (route.reader.vocabulary for route in routes if route.reader is not None)
-    plain = (route.vocabulary for route in routes if route.reader is None)
-    return sum(keys.nbytes for keys in (*readers, *plain) if keys is not None)
+    return table + dense + sum(keys.nbytes for keys in layout.vocabularies().values())

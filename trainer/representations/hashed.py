@@ -1,4 +1,5 @@
-"""What the hashed methods have in common: exact rows are paid first, the hashed share what remains.
+"""What the hashed methods have in common: exact rows and those of popular values are paid first,
+the hashed share what remains.
 
     multiplexed       one region for all of them (NeurIPS 2023, arXiv 2305.12102)
     per feature       a range for each, in proportion to its cardinality (largest remainder, at
@@ -8,7 +9,7 @@ How wide a row is and how features read their region is the method's: its `Shape
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from features.errors import ConfigError, PlanError
@@ -20,6 +21,7 @@ from features.statistics import FeatureStatistics
 from trainer.representations.budget import FLOOR_ROWS, apportion, row_bytes, total_rows
 from trainer.representations.exact import exact_regions, is_exact, known_vocabulary
 from trainer.representations.groups import Group, group_features, placements
+from trainer.representations.popular import find_popular
 
 ReaderTree = dict[str, Any]
 # side(regions of the hashed features) -> regions behind them, of the same table
@@ -71,13 +73,23 @@ def build_hashed(
     )
     left = rows_left(exact, exact_rows, bool(hashed), settings, shape.width)
     parts = region_parts(hashed, seen is not None, settings)
-    hashed_rows = shape.hashed_rows(left, len(parts))
+    popular = find_popular(hashed, settings, total_rows(settings, shape.width) or 0)
+    if popular.num_rows and popular.num_rows >= left:
+        raise PlanError(*_too_popular(popular.num_rows, left, settings))
+    hashed_rows = shape.hashed_rows(left - popular.num_rows, len(parts))
     regions, names = _hashed_regions(hashed, parts, hashed_rows, settings, shape)
     side = shape.side(regions)
     base = sum(region.rows for region in (*regions, *side))
     more, exact_names = exact_regions(exact, vocabularies, base, shape.width, count)
-    all_regions = [*regions, *side, *more]
-    placed = placements(feature_set, seen, names | exact_names)
+    base += sum(region.rows for region in more)
+    by_popularity, hot, frequent = popular.regions(base, shape.width)
+    all_regions = [*regions, *side, *more, *by_popularity]
+    placed = [
+        replace(
+            one, hot=hot.get(one.feature.salt_name), frequent=frequent.get(one.feature.salt_name)
+        )
+        for one in placements(feature_set, seen, names | exact_names)
+    ]
     return Layout.assemble(
         width=shape.width,
         hash_seed=settings.hash_seed,
@@ -169,12 +181,14 @@ def _with_reader(placement: Placement, regions: Sequence[Region], shape: Shape) 
         tree = exact_reader(shape.exact_width(feature), shape.exact_count(feature))
     else:
         tree = shape.reader(feature, {**by_name, feature.name: by_name[placement.region]})
-    return Placement(
-        feature=feature,
-        region=placement.region,
-        key_class=placement.key_class,
-        edges=placement.edges,
-        reader=tree,
+    return replace(placement, reader=tree)
+
+
+def _too_popular(num_rows: int, left: int, settings: TableSettings) -> tuple[str, str]:
+    return (
+        f"the rows by popularity (table.hot_rows = {settings.hot_rows:g}) are {num_rows:,}, and "
+        f"{left:,} are left of the table beside its exact rows: none for other values",
+        "lower table.hot_rows, or raise table.budget",
     )
 
 
@@ -217,7 +231,8 @@ def _too_few(
     return (
         f"{num_rows:,} rows are left for the {len(hashed)} hashed features ({_names(hashed)}), "
         f"which need at least {need:,}: {why}",
-        f"raise table.budget by at least {missing:,} bytes, or lower table.width or the lookups",
+        f"raise table.budget by at least {missing:,} bytes, or lower table.width or the lookups"
+        + (", or table.hot_rows" if settings.hot_rows else ""),
     )
 
 
