@@ -169,7 +169,9 @@ def _collisions(
         values=num_values,
         reads=found.total,
         within=measured(co_residents, within / num_lookups),
-        across=measured((residents - num_values) / region_rows, across / num_lookups),
+        across=measured(
+            residents / region_rows - num_values / route.region_rows, across / num_lookups
+        ),
         in_one_lookup=measured(in_one, meets / num_lookups),
         in_all_lookups=measured(in_all, meets_in_all.astype(np.float64)),
         merged=measured(same_rows, _has_twin(rows).astype(np.float64)),

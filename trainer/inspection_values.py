@@ -68,7 +68,6 @@ def count_values(
     dataset.check(feature_set, layout.key_classes)
     counts = {route.name: ValueCounts() for route in layout.routes}
     pooled_last = {route.name for route in layout.routes if route.feature.pooling == "last"}
-    left_out: list[str] = []
     rows = 0
     for step in scan(dataset, feature_set.feature_columns):
         columns = table_keys(
@@ -85,15 +84,16 @@ def count_values(
             known.add(column)
             if known.num_values > most_values:
                 del counts[name]
-                left_out.append(name)
         rows = step.first_row + step.table.num_rows
         if rows >= most_rows:
             break
+    found = {name: known.values() for name, known in counts.items()}
+    features = {name: each for name, each in found.items() if len(each.reads) <= most_values}
     return Counted(
         rows=rows,
         is_whole=rows == dataset.num_rows,
-        features={name: known.values() for name, known in counts.items()},
-        left_out=tuple(left_out),
+        features=features,
+        left_out=tuple(route.name for route in layout.routes if route.name not in features),
     )
 
 
