@@ -7,6 +7,9 @@ A feature of N values in a region of R rows has per lookup
     co-residents of a value           (N - 1) / R
     a value has at least one          p = 1 - (1 - 1/R)^(N - 1)
     a value has one in all c lookups  p^c, since the lookups' hash functions are independent
+
+Values with rows of their own meet nobody. Where some are not frequent, these meet all their like in
+every lookup but the first.
 """
 
 import math
@@ -17,7 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.batches import KeyColumn
-from features.routing import Layout
+from features.popular import Popular
+from features.routing import FeatureRoute, Layout
+
+_NO_KEYS = np.empty(0, np.uint64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +65,9 @@ def forecast(layout: Layout, cardinality: Mapping[str, float]) -> tuple[Collisio
     for route in layout.routes:
         count = cardinality[route.name]
         co_residents = in_all = 0.0
-        if route.vocabulary is None and route.lookups:
+        if route.popular is not None:
+            co_residents, in_all = _popular_collisions(route, route.popular, count)
+        elif route.vocabulary is None and route.lookups:
             co_residents, in_all = expected_collisions(count, route.region_rows, len(route.lookups))
         forecasts.append(
             Collisions(
@@ -70,6 +78,27 @@ def forecast(layout: Layout, cardinality: Mapping[str, float]) -> tuple[Collisio
             )
         )
     return tuple(forecasts)
+
+
+def _popular_collisions(
+    route: FeatureRoute, popular: Popular, cardinality: float
+) -> tuple[float, float]:
+    """Returns co-residents and chance of one in every lookup, mean over all values."""
+    rows, lookups = route.region_rows, len(route.lookups)
+    hot = _NO_KEYS if popular.hot is None else popular.hot.keys
+    cold = max(cardinality - len(hot), 0)
+    if not cold:
+        return 0.0, 0.0
+    if popular.frequent is None:
+        co_residents, in_all = expected_collisions(cold, rows, lookups)
+        return co_residents * cold / cardinality, in_all * cold / cardinality
+    frequent = len(np.setdiff1d(popular.frequent.keys, hot, assume_unique=True))
+    rare = max(cold - frequent, 0)
+    first, meets = expected_collisions(cold, rows, 1)
+    further, meets_further = expected_collisions(frequent, rows, lookups - 1)
+    residents = cold * first + (lookups - 1) * (frequent * further + rare * max(rare - 1, 0))
+    lost = frequent * meets * meets_further + rare * (meets if rare > 1 else 0)
+    return residents / lookups / cardinality, lost / cardinality
 
 
 def measured_collisions(layout: Layout, feature: str, keys: NDArray[np.uint64]) -> Collisions:

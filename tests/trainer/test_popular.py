@@ -1,6 +1,7 @@
 """Hot rows and frequent values, from the profile to the rows, against the page's formulas."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.batches import KeyBatch, KeyColumn
+from features.collisions import forecast, measured_collisions
 from features.errors import ConfigError, PlanError, SnapshotError
 from features.heavy import HeavyHitters
 from features.parquet import open_dataset
@@ -169,6 +171,24 @@ def test_every_value_reads_the_rows_of_the_page(values, hot_rows, frequent_value
         assert alone.tolist() == rows.rows[first : first + lookups].tolist()
         for i, value in enumerate(values):
             assert alone[:, i].tolist() == expected(layout, name, value, lookups)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{"hot_rows": 0.3}, {"frequent_values": 900}, {"hot_rows": 0.2, "frequent_values": 900}],
+)
+def test_forecast_collisions_are_near_those_that_are_counted(table):
+    keys = np.arange(1, 3001, dtype=np.uint64)
+    seen = Seen(
+        {"user": replace(frequent({int(key): 9999 - int(key) for key in keys}), cardinality=3000)}
+    )
+    layout = layout_of(seen, names=("user",), rows=2000, **table)
+
+    said = forecast(layout, {"user": 3000})[0]
+    counted_ones = measured_collisions(layout, "user", keys)
+
+    assert said.co_residents == pytest.approx(counted_ones.co_residents, rel=0.1)
+    assert said.in_all_lookups == pytest.approx(counted_ones.in_all_lookups, rel=0.1)
 
 
 def test_features_that_share_rows_are_counted_together_and_read_the_same_ones():
