@@ -71,9 +71,12 @@ def start(
 
 
 def compare(
-    contenders: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2
+    contenders: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Returns the median seconds of each contender.
+    """Returns the median seconds of each contender by `clock`.
 
     They take turns, so that noise hits all alike, and every other round in reverse, so that none
     always finds the caches as the same other one left them.
@@ -85,9 +88,9 @@ def compare(
     for turn in range(repeats):
         order = list(contenders.items())
         for name, contender in order if turn % 2 == 0 else order[::-1]:
-            begin = time.perf_counter()
+            begin = clock()
             contender()
-            times[name].append(time.perf_counter() - begin)
+            times[name].append(clock() - begin)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
