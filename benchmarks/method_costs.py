@@ -3,8 +3,8 @@
     python -m benchmarks.method_costs [--quick] [--json] [--threads N]
 
 The features of MovieLens-1M and its net, batches of 1024 made-up ids, embeddings of 30 columns in
-794 kB, multiplexed; unified with one lookup of 30 floats (`hash`) to ten of 3. Every table is trained
-for an epoch by the real loop, checkpointed and written as a version of float32 rows.
+794 kB, multiplexed; unified with one lookup of 30 floats (`hash`) to ten of 3. Every table is
+trained for an epoch by the real loop, checkpointed and written as a version of float32 rows.
 
 train_*    a whole step (rows, tower, optimizers) against unified with two lookups
 lookup_*   ids to vectors without gradients, against it
