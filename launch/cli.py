@@ -32,6 +32,7 @@ COMMANDS = {
     "submit": "submit",
     "eval": "evaluate",
     "predict": "predict",
+    "resize": "resize",
     "export": "export",
     "apply": "apply",
     "diff": "diff",
