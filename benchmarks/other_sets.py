@@ -66,6 +66,16 @@ def collisionless(one: Set) -> list[Point]:
     return points_of(one, COLLISIONLESS, one.exact, True)
 
 
+def every_point(one: Set) -> list[Point]:
+    """Returns the trainings of a set's table: one seed of everything first."""
+    points = collisionless(one)
+    for budget in one.budgets:
+        for method in METHODS:
+            for multiplexed in (True, False):
+                points += points_of(one, method, budget, multiplexed)
+    return sorted(points, key=lambda point: point.seed)
+
+
 def table(one: Set, outcomes: dict[str, Outcome]) -> list[dict[str, Any]]:
     """Returns a line for each cell of a set's table that has been trained."""
     exact = [outcomes[p.digest] for p in collisionless(one) if p.digest in outcomes]
@@ -96,12 +106,7 @@ def main() -> None:
     points: list[Point] = []
     for one in SETS[:1] if options.quick else SETS:
         parts.prepare(one.name)
-        points += collisionless(one)
-        for budget in one.budgets:
-            for method in METHODS:
-                for multiplexed in (True, False):
-                    points += points_of(one, method, budget, multiplexed)
-    points.sort(key=lambda point: point.seed)
+        points += every_point(one)
     outcomes = grid.run(NAME, points[:1] if options.quick else points, options.threads)
     rows = [row for one in SETS for row in table(one, outcomes)]
     ratios = {}
