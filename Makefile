@@ -17,7 +17,7 @@ SOURCES := pyproject.toml native/CMakeLists.txt $(wildcard native/src/*)
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup native demo test check format acceptance bench sanitize stubgen proto docs clean
+.PHONY: setup native demo test check format acceptance bench sanitize checkov stubgen proto docs clean
 setup: $(STAMP)
 native: $(NATIVE)
 
@@ -69,6 +69,12 @@ sanitize: native
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so):$$(g++ -print-file-name=libubsan.so):$$(g++ -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 	PYTHONMALLOC=malloc $(ASAN)/bin/python -m pytest -q tests/native --timeout 600
+
+# Heavy, and at odds with our releases: in an environment of its own. The tests of k8s use it where it is.
+CHECKOV := build/checkov
+checkov:
+	$(PYTHON) -m venv $(CHECKOV)
+	$(CHECKOV)/bin/python -m pip install -q --disable-pip-version-check checkov==3.3.30
 
 stubgen: native
 	$(BIN)/python -m nanobind.stubgen -m native._native -o native/_native.pyi

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from features.errors import ConfigError, PlanError
+from features.errors import PlanError
 from launch.console import Output, size_text
 from launch.settings import load_job
 from launch.targets import Overrides
@@ -94,84 +94,71 @@ def render(
     ] = None,
 ) -> None:
     """Print the objects of a job, and of a service, ready for `kubectl apply -f -`."""
-    from launch.k8s import wishes
+    from launch.k8s import render as parts
+    from launch.k8s import sizes, wishes
     from launch.k8s.base import to_text
-    from launch.k8s.render import (
-        Claims,
-        Serving,
-        Training,
-        placed,
-        render_ground,
-        render_service,
-        render_training,
-    )
-    from launch.k8s.sizes import (
-        NodeType,
-        export_size,
-        folder_bytes,
-        head_size,
-        serve_size,
-        worker_size,
-    )
+    from trainer.order import rank_streams
 
     output: Output = ctx.obj
     job = load_job(job_path, overrides or ())
     name = name or job_path.stem.replace("_", "-").lower()
-    wishes.check_name(name, "--name")
+    wishes.check_job_name(name)
     wishes.check_name(namespace, "--namespace")
     wishes.check_image(image, "--image")
     wishes.check_layout(workers, ranks_per_pod)
+    rank_streams(streams=job.data.streams, rank=0, world_size=workers)
     run_dir = wishes.run_dir(job, job_path)
     if wishes.check_data(job):
         wishes.check_secret(bucket_secret, "--bucket-secret", "the job has files in a bucket")
-    node_type = NodeType() if node is None else NodeType.parse(node)
+    node_type = sizes.NodeType.parse(node or "")
+    cpus, head = ranks_per_pod * threads, sizes.head_size()
+    node_type.refuse("worker", cpus=cpus, gpus=ranks_per_pod if gpu else 0)
+    node_type.refuse("head", cpus=head.cpus, memory_bytes=head.memory_bytes)
+    wanted = None
     if serve_image is not None:
-        wishes.check_image(serve_image, "--serve-image")
-        tls_secret = wishes.check_secret(tls_secret, "--tls-secret", "the service wants TLS")
-        access_secret = wishes.check_secret(
-            access_secret, "--access-secret", "the service wants to know who may call"
-        )
-        if not version:
-            raise ConfigError("--version names no version to serve", "add --version v-...")
-    job_text = job_path.read_text(encoding="utf-8")
+        wanted = wishes.check_service(serve_image, version, tls_secret, access_secret)
+        node_type.refuse("service", cpus=serve_threads)
+
     peak_bytes, table_bytes = _forecast(job, job_path, profile_path, workers, output)
+    worker = sizes.worker_size(peak_bytes, ranks_per_pod, threads, has_gpus=gpu)
+    node_type.refuse("worker", memory_bytes=worker.memory_bytes)
+    pods = {"worker": worker, "head": head}
     given = {"data": data_claim, "runs": runs_claim, "versions": versions_claim}
-    claims = Claims(**{key: value for key, value in given.items() if value})
-    training = Training(
+    claims = parts.Claims(**{key: value for key, value in given.items() if value})
+    training = parts.Training(
         name=name,
         image=image,
         job_name=job_path.name,
-        job_text=job_text,
+        job_text=job_path.read_text(encoding="utf-8"),
         overrides=overrides or (),
         run_dir=run_dir,
         workers=workers,
         ranks_per_pod=ranks_per_pod,
         threads=threads,
-        pod=worker_size(peak_bytes, ranks_per_pod, threads, has_gpus=gpu),
-        head=head_size(),
-        export=export_size(peak_bytes),
+        pod=worker,
+        head=head,
+        export=sizes.export_size(peak_bytes),
         bucket_secret=bucket_secret,
     )
-    objects = [*render_ground(claims), *render_training(training)]
-    pods: dict[str, PodSize] = {"worker": training.pod, "head": training.head}
-    if serve_image is not None:
-        folder = Path(str(version))
-        version_bytes = folder_bytes(folder) if folder.is_dir() else table_bytes
-        serving = Serving(
-            image=serve_image,
-            version=folder.name,
-            replicas=replicas,
-            threads=serve_threads,
-            tls_secret=str(tls_secret),
-            access_secret=str(access_secret),
-            pod=serve_size(version_bytes, serve_threads),
-            version_bytes=version_bytes,
+    objects = [*parts.render_ground(claims), *parts.render_training(training)]
+    if wanted is not None:
+        folder = Path(wanted.version)
+        num_bytes = sizes.folder_bytes(folder) if folder.is_dir() else table_bytes
+        pods["service"] = sizes.serve_size(num_bytes, serve_threads)
+        node_type.refuse("service", memory_bytes=pods["service"].memory_bytes)
+        objects += parts.render_service(
+            parts.Serving(
+                image=wanted.image,
+                version=folder.name,
+                replicas=replicas,
+                threads=serve_threads,
+                tls_secret=wanted.tls_secret,
+                access_secret=wanted.access_secret,
+                pod=pods["service"],
+                version_bytes=num_bytes,
+            )
         )
-        objects += render_service(serving)
-        pods["service"] = serving.pod
-    for whose, size in pods.items():
-        size.refuse_unless_on(node_type, f"a pod of the {whose}")
-    objects = placed(objects, namespace, claims)
+    objects = parts.placed(objects, namespace, claims)
     _refuse_findings(objects)
     document = {"peak_bytes": peak_bytes, "pods": _sizes(pods), "objects": objects}
     said = [f"# a rank needs {size_text(peak_bytes)} at its peak, as `muxtable plan` says"]

@@ -65,7 +65,8 @@ class Manifests:
     def ray_pods(self) -> Iterator[PodTemplate]:
         """Yields the heads and workers of all Ray clusters."""
         for name, spec in self.ray_clusters():
-            yield PodTemplate(f"{name}: head", spec["headGroupSpec"]["template"])
+            if "headGroupSpec" in spec:
+                yield PodTemplate(f"{name}: head", spec["headGroupSpec"]["template"])
             for group in spec.get("workerGroupSpecs") or []:
                 yield PodTemplate(f"{name}: {group['groupName']}", group["template"])
 

@@ -36,4 +36,15 @@ def check(manifests: Manifests) -> list[tuple[str, Finding]]:
     """Returns what is wrong, each with the name of its rule."""
     for module in _MODULES:
         importlib.import_module(f"launch.k8s.{module}")
-    return [(name, found) for name, each in RULES.items() for found in each(manifests)]
+    return [(name, found) for name, each in RULES.items() for found in _findings(each, manifests)]
+
+
+def _findings(each: Rule, manifests: Manifests) -> Iterator[Finding]:
+    try:
+        yield from each(manifests)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as exc:
+        yield Finding(
+            "the objects",
+            f"cannot be held against this rule: {type(exc).__name__} {exc}",
+            "hold them against the schemas of Kubernetes and KubeRay first",
+        )

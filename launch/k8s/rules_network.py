@@ -11,6 +11,7 @@ _BOTH = {"Ingress", "Egress"}
 # gRPC, its health, metrics; and Ray's job server.
 _SERVE_PORTS = {50051, 50052, 9090}
 _JOB_SERVER = 8265
+_CLAIMS = ("muxtable-data", "muxtable-runs", "muxtable-versions")
 _LEVEL = "pod-security.kubernetes.io/enforce"
 
 
@@ -104,10 +105,10 @@ def _is_of(peer: Object, labels: list[dict[str, str]]) -> bool:
 
 @rule
 def claims_are_there(manifests: Manifests) -> Iterator[Finding]:
-    """A pod whose claim nobody made waits for ever."""
+    """A pod whose claim nobody made waits for ever; those of other names are in the cluster."""
     there = {each["metadata"]["name"] for each in manifests.of_kind("PersistentVolumeClaim")}
     for pod in manifests.pods():
         for volume in pod.spec.get("volumes") or []:
             name = (volume.get("persistentVolumeClaim") or {}).get("claimName")
-            if there and name is not None and name not in there:
+            if name in _CLAIMS and name not in there:
                 yield Finding(pod.owner, f"waits for the claim {name}", "make it, or name another")

@@ -8,14 +8,15 @@ from launch.k8s.manifests import Manifests, Object, is_selected, name_of, option
 from launch.k8s.rules import Finding, rule
 
 _READINESS = "readiness"
-_PORTS = {"grpc": 50051, "health": 50052, "metrics": 9090}
-SERVICE = "muxtable-serve"
+_NAME, _SERVICE = "app.kubernetes.io/name", "muxtable-serve"
 
 
 def _services(manifests: Manifests) -> Iterator[tuple[str, Object, Object, list[str]]]:
     """Yields the Deployments of the service: name, spec, pod spec, arguments."""
     for each in manifests.of_kind("Deployment"):
         pod = each["spec"]["template"]["spec"]
+        if each["spec"]["template"]["metadata"]["labels"].get(_NAME) != _SERVICE:
+            continue
         arguments = [str(word) for word in pod["containers"][0].get("args") or []]
         yield name_of(each), each["spec"], pod, arguments
 

@@ -44,19 +44,6 @@ class PodSize:
         """Memory as Kubernetes writes it."""
         return f"{math.ceil(self.memory_bytes / _MIB)}Mi"
 
-    def refuse_unless_on(self, node: NodeType, whose: str) -> None:
-        """Raises PlanError where a node of this type can never hold the pod."""
-        for name, asked, there in (
-            ("GPUs", self.gpus, node.gpus),
-            ("CPUs", self.cpus, node.cpus),
-            ("bytes of memory", self.memory_bytes, node.memory_bytes),
-        ):
-            if there is not None and asked > there:
-                raise PlanError(
-                    f"{whose} asks for {asked:,} {name}, and a node has {there:,}",
-                    "fewer --ranks-per-pod or --threads, more --workers, or another type of node",
-                )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeType:
@@ -68,12 +55,12 @@ class NodeType:
 
     @classmethod
     def parse(cls, text: str) -> NodeType:
-        """Reads "cpu=16,memory=64GiB,gpu=4"; ConfigError for anything else."""
+        """Reads "cpu=16,memory=64GiB,gpu=4"; "" says nothing. ConfigError for anything else."""
         from features.settings import parse_size
 
         fix = 'write --node "cpu=16,memory=64GiB,gpu=4"'
         said: dict[str, int] = {}
-        for part in text.split(","):
+        for part in text.split(",") if text else ():
             found = _NODE.fullmatch(part.strip())
             if found is None:
                 raise ConfigError(f'--node: "{part}" is no part of a node', fix)
@@ -83,6 +70,19 @@ class NodeType:
             except ValueError as exc:
                 raise ConfigError(f"--node: {name} is {value}", fix) from exc
         return cls(cpus=said.get("cpu"), memory_bytes=said.get("memory"), gpus=said.get("gpu"))
+
+    def refuse(self, whose: str, *, cpus: int = 0, memory_bytes: int = 0, gpus: int = 0) -> None:
+        """Raises PlanError where a node of this type can never hold such a pod."""
+        for name, asked, there in (
+            ("GPUs", gpus, self.gpus),
+            ("CPUs", cpus, self.cpus),
+            ("bytes of memory", memory_bytes, self.memory_bytes),
+        ):
+            if there is not None and asked > there:
+                raise PlanError(
+                    f"a pod of the {whose} asks for {asked:,} {name}, and a node has {there:,}",
+                    "fewer --ranks-per-pod or --threads, more --workers, or another type of node",
+                )
 
 
 def with_headroom(num_bytes: int) -> int:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.errors import ConfigError
+from launch.k8s.rules_ray import MOST_LETTERS
 
 if TYPE_CHECKING:
     from trainer.job import Job
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 # The folder of the job file in the pods; what its claims are mounted as.
 FOLDER = "/job"
 _PARTS = ("train", "valid", "test")
-# What an object's name may be; KubeRay's own limit is a rule.
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
 
@@ -27,6 +28,18 @@ def check_name(name: str, option: str) -> None:
         raise ConfigError(
             f'{option} "{name[:80]}" cannot be a name in Kubernetes',
             "use up to 63 of a-z, 0-9 and -, beginning with a letter",
+        )
+
+
+def check_job_name(name: str) -> None:
+    """Raises ConfigError for a name that no RayJob can have."""
+    check_name(name, "--name")
+    most = MOST_LETTERS["RayJob"]
+    if len(name) > most:
+        raise ConfigError(
+            f'--name "{name}" has {len(name)} letters; KubeRay ignores a RayJob of more than '
+            f"{most}",
+            "choose a shorter --name",
         )
 
 
@@ -45,6 +58,33 @@ def check_secret(name: str | None, option: str, why: str) -> str:
         raise ConfigError(f"{why}, and {option} names no Secret", f"add {option} NAME")
     check_name(name, option)
     return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What a service cannot do without."""
+
+    image: str
+    version: str
+    tls_secret: str
+    access_secret: str
+
+
+def check_service(
+    image: str, version: str | None, tls_secret: str | None, access_secret: str | None
+) -> Service:
+    """Returns what the service needs; ConfigError where some of it is missing."""
+    check_image(image, "--serve-image")
+    if not version:
+        raise ConfigError("--version names no version to serve", "add --version v-...")
+    return Service(
+        image=image,
+        version=version,
+        tls_secret=check_secret(tls_secret, "--tls-secret", "the service wants TLS"),
+        access_secret=check_secret(
+            access_secret, "--access-secret", "the service wants to know who may call"
+        ),
+    )
 
 
 def check_layout(workers: int, ranks_per_pod: int) -> None:

@@ -1,4 +1,4 @@
-"""What the KubeRay operator makes of a RayJob: command lines, environment, and the order of its pods.
+"""What the KubeRay operator makes of a RayJob: command lines, environment, the order of its pods.
 
 `ray start` out of rayStartParams, a token from a Secret of its own, and a pod that submits the
 entrypoint and follows it.
