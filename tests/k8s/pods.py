@@ -6,13 +6,16 @@ made. What is left out: the image, seccomp, and CPU limits.
 """
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +25,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.e2e.cluster import tree
 from tests.launch.command import ROOT
 
 USER = 10001
@@ -31,6 +35,7 @@ _CGROUPS = Path("/sys/fs/cgroup/memory")
 # Of the machine: libraries, and this interpreter with its packages.
 _SHOWN = ("/usr", "/bin", "/lib", "/lib64", "/sbin", "/etc/ssl", "/etc/ld.so.cache")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
+_MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(\S.*)?$")
 _UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 
@@ -251,7 +256,30 @@ class Pod:
             "held": int(stat["total_rss"]) + int(stat.get("total_shmem", 0)),
             "peak": int((self._cgroup / "memory.max_usage_in_bytes").read_text()),
             "limit_hits": int((self._cgroup / "memory.failcnt").read_text()),
+            "killed": _number((self._cgroup / "memory.oom_control").read_text(), "oom_kill"),
         }
+
+    def mapped_bytes(self) -> int:
+        """Returns the pages of files that its processes have mapped now, each file counted once."""
+        sizes: dict[str, int] = {}
+        for pid in tree(self.process.pid):
+            of_process: dict[str, int] = {}
+            name = ""
+            try:
+                lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
+            except OSError:
+                continue
+            for line in lines:
+                found = _MAPPING.match(line)
+                if found:
+                    path = found[1] or ""
+                    name = "" if "/dev/shm" in path or "deleted" in path else path
+                elif name and line.startswith("Rss:"):
+                    size = int(line.split()[1]) << 10
+                    of_process[name] = of_process.get(name, 0) + size
+            for name, size in of_process.items():
+                sizes[name] = max(size, sizes.get(name, 0))
+        return sum(sizes.values())
 
     def _enter_cgroup(self) -> None:
         if self._cgroup is not None:
@@ -289,26 +317,37 @@ def wait_until_healthy(pod: Pod, probe: Mapping[str, Any], timeout_s: float) -> 
 
 
 @contextlib.contextmanager
-def sampled(pods: Mapping[str, Pod], every_s: float = 0.1) -> Iterator[dict[str, dict[str, int]]]:
-    """Gives the largest memory of each pod while entered."""
-    import threading
+def measured(pods: Mapping[str, Pod]) -> Iterator[dict[str, dict[str, int]]]:
+    """Gives the largest memory of each pod while entered, in bytes.
 
+    "needed" is what it cannot do without: memory of its own ("held") and the pages of libraries
+    that it maps ("mapped"). These are charged to whoever reads them first, here mostly to nobody.
+    """
     peaks: dict[str, dict[str, int]] = {name: {} for name in pods}
     ended = threading.Event()
 
+    def keep(name: str, kind: str, size: int) -> None:
+        peaks[name][kind] = max(size, peaks[name].get(kind, 0))
+
     def look() -> None:
-        while not ended.wait(every_s):
+        for turn in itertools.count():
+            if ended.wait(0.1):
+                return
             for name, pod in pods.items():
                 for kind, size in pod.memory().items():
-                    peaks[name][kind] = max(size, peaks[name].get(kind, 0))
+                    keep(name, kind, size)
+                if turn % 20 == 0:
+                    keep(name, "mapped", pod.mapped_bytes())
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:
         yield peaks
     finally:
         ended.set()
         thread.join()
+        for peak in peaks.values():
+            peak["needed"] = peak.get("held", 0) + peak.get("mapped", 0)
 
 
 def _script(
@@ -392,6 +431,12 @@ def _new_cgroup(name: str, limit_bytes: int) -> Path | None:
     except OSError:
         return None
     return group
+
+
+def _number(text: str, name: str) -> int:
+    return next(
+        (int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0
+    )
 
 
 def _children(pid: int) -> list[int]:
