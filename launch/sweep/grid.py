@@ -7,6 +7,8 @@ nothing to a method are left out of its points, and equal points are one:
     hash     one lookup
     exact    one lookup, neither multiplexed nor per feature, of whatever size it takes
     dhe      hashes are its own: one lookup
+
+A job whose table has rows instead of a budget is swept at the bytes of these rows.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from features.errors import ConfigError
 from launch.settings import apply_override, parse_job
+from trainer.representations.budget import row_bytes
 
 if TYPE_CHECKING:
     from trainer.job import Job
@@ -107,22 +110,25 @@ def make_points(tree: Mapping[str, Any], where: str, axes: Axes) -> list[Point]:
 def _settings(job: Job, axes: Axes) -> list[Setting]:
     table = job.table
     total = table.width if table.method in _COMBINING else table.lookups * table.width
+    budget = table.budget
+    if table.rows is not None and "table.rows" not in axes.more:
+        budget = f"{table.rows * row_bytes(table.width)} B"
     named = [[(key, value) for value in values] for key, values in axes.more.items()]
     combinations = itertools.product(
         axes.methods or (table.method,),
         (table.multiplexed,) if axes.multiplexed is None else axes.multiplexed,
-        axes.budgets or (table.budget,),
+        axes.budgets or (budget,),
         axes.lookups or (table.lookups,),
         axes.widths or (None,),
         list(itertools.product(*named)),
     )
     found: dict[Setting, None] = {}
-    for method, multiplexed, budget, lookups, width, more in combinations:
+    for method, multiplexed, size, lookups, width, more in combinations:
         count = 1 if method in _ONE_LOOKUP else lookups
         setting = Setting(
             method=method,
             multiplexed=None if method == "exact" else multiplexed,
-            budget=None if method == "exact" else budget,
+            budget=None if method == "exact" else size,
             lookups=count,
             width=_width(total, count, method) if width is None else width,
             more=more,

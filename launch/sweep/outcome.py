@@ -141,10 +141,12 @@ def _reason(chosen: Group, top: Group, max_auc_loss: float) -> str:
 
 def _lines(chosen: Group) -> str:
     lines = job_lines(chosen)
-    if chosen.codec == WHOLE:
-        return lines
-    export = f"muxtable export RUN --out versions --codec {chosen.codec}"
-    return f"{lines}\n# and, once it is trained:\n# {export}\n"
+    if chosen.setting.budget is None and chosen.setting.method == "exact":
+        lines += "# and neither budget nor rows\n"
+    if chosen.codec != WHOLE:
+        export = f"muxtable export RUN --out versions --codec {chosen.codec}"
+        lines += f"\n# and, once it is trained:\n# {export}\n"
+    return lines
 
 
 def _subtitle(records: Sequence[Record], groups: Sequence[Group]) -> str:

@@ -89,7 +89,8 @@ def _colours(scheme: int) -> str:
 
 
 def _cards(chosen: Group, top: Group) -> list[Card]:
-    loss = f"{chosen.auc.mean - top.auc.mean:+.4f} against the best"
+    # Adding 0 takes the sign from a difference of nothing.
+    loss = f"{round(chosen.auc.mean - top.auc.mean, 4) + 0:+.4f} against the best"
     return [
         ("recommended", tick_text(chosen.embedding_bytes), chosen.name),
         ("its AUC", f"{chosen.auc.mean:.4f}", loss),

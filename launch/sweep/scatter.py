@@ -109,7 +109,7 @@ def _axes(
         f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(auc):.1f}" y2="{y(auc):.1f}"/>'
         f'<text class="tick" x="{_LEFT - 8}" y="{y(auc) + 4:.1f}" text-anchor="end">'
         f"{auc:.4g}</text>"
-        for auc in ticks(*y_range, 6)
+        for auc in ticks(*y_range, 8)
     ]
     parts += [
         f'<line class="grid" x1="{x(size):.1f}" x2="{x(size):.1f}" y1="{_TOP}" y2="{bottom}"/>'

@@ -55,6 +55,8 @@ def run_points(
     where = connection.find_address(order.address)
     is_local = where == connection.LOCAL
     workers = order.workers or (_cores() if is_local else None)
+    if is_local and workers is not None:
+        workers = min(workers, len(assignments))
     with connection.connected(where, workers or 1):
         resources = worker_resources(order.device, workers or 1)
         if workers is None:
@@ -64,7 +66,8 @@ def run_points(
         output.note(f"{len(assignments)} points to train, {at_a_time}, {_place(where)}")
         # After Ray, which takes the signals for itself.
         with StopSignals() as stop:
-            return _Tasks(_remote(resources), workers, ended).run(assignments, stop)
+            remote = _remote(resources, {} if is_local else worker_environment())
+            return _Tasks(remote, workers, ended).run(assignments, stop)
 
 
 class _Tasks:
@@ -128,16 +131,19 @@ def _lost(what: str) -> Outcome:
     return Outcome(by_codec={}, what=what, is_own=False)
 
 
-def _remote(resources: Mapping[str, float]) -> Any:
+def _remote(resources: Mapping[str, float], environment: Mapping[str, str]) -> Any:
     import ray
 
+    # Workers of a local cluster have this process's environment, and those that Ray starts in
+    # advance can be used.
+    runtime_env = {"env_vars": dict(environment)} if environment else None
     return ray.remote(
         num_cpus=resources["CPU"],
         num_gpus=resources.get("GPU", 0),
         # A process of its own for every point.
         max_calls=1,
         max_retries=0,
-        runtime_env={"env_vars": worker_environment()},
+        runtime_env=runtime_env,
     )(run_point)
 
 

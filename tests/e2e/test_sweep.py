@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.sweep.record import WALL_CLOCK, Record, read_records
-from tests.e2e.cluster import finish, kill_tree, tree, wait_until
+from tests.e2e.cluster import Cluster, finish, kill_tree, tree, wait_until
 from tests.launch.command import ROOT, Finished, muxtable
 from tests.trainer.clicks import clicks_job, write_clicks
 from trainer.toml import toml_text
@@ -154,3 +154,17 @@ def test_a_mistake_of_the_job_ends_the_sweep_before_anything_is_written(base, tm
     assert 'did you mean "robe"?' in wrong.document["error"]["fix"]
     assert "none/*.pq" in missing.err
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_shares_no_folder_gives_the_same_table(base, whole):
+    out = base / "cluster"
+    words = ["sweep", base / "job.toml", "--out", out, *GRID, "--json"]
+
+    with Cluster(num_cpus=2) as cluster:
+        done = cluster.run(*words, "--address", cluster.address, timeout_s=300)
+
+    assert done.code == 0, done.err
+    assert "2 at a time, on the Ray cluster at 127.0.0.1:" in done.err
+    assert comparable(out / "points.parquet") == comparable(base / "whole/points.parquet")
+    assert list((out / "unfinished").iterdir()) == []

@@ -28,7 +28,7 @@ def test_without_axes_the_points_are_the_job_by_seed():
         (3, 3, 3, 3),
         (4, 4, 4, 4),
     ]
-    assert {p.job.table.rows for p in found} == {300}
+    assert {p.job.table.width for p in found} == {15}
     assert len({p.setting for p in found}) == 1
 
 
@@ -43,6 +43,21 @@ def test_every_axis_is_crossed_with_every_other():
 
     assert len(found) == 8
     assert len(set(found)) == 8
+
+
+def test_rows_of_the_job_are_swept_at_their_bytes():
+    found = points(lookups=(1, 2))
+
+    assert [(p.job.table.width, p.job.table.budget, p.job.table.rows) for p in found] == [
+        (30, "18000 B", None),
+        (15, "18000 B", None),
+    ]
+
+
+def test_rows_can_vary_themselves():
+    found = points(more=parse_grid(["table.rows=100,200"]))
+
+    assert [(p.job.table.rows, p.job.table.budget) for p in found] == [(100, None), (200, None)]
 
 
 def test_a_budget_takes_the_place_of_rows():
