@@ -355,7 +355,12 @@ def _script(
 ) -> str:
     """The shell that builds the root of a container and becomes its command."""
     root = folder / "root"
-    interpreter = (sys.base_prefix, sys.prefix, str(ROOT))
+    interpreter = [sys.base_prefix, sys.prefix, str(ROOT)]
+    interpreter += [
+        each
+        for each in sys.path
+        if Path(each).is_dir() and not any(Path(each).is_relative_to(top) for top in interpreter)
+    ]
     lines = ["set -e", "mount --make-rprivate /", f"mkdir {root}"]
     lines += [f"mount -t tmpfs -o mode=755 tmpfs {root}", f"cd {root}"]
     for path in (*_SHOWN, *dict.fromkeys(interpreter)):
