@@ -116,6 +116,11 @@ class Layout:
                 return route
         raise KeyError(name)
 
+    def region_of(self, row: int) -> Region:
+        """The region that a row is in; IndexError if it is in none."""
+        ends = np.cumsum([region.rows for region in self.regions])
+        return self.regions[int(np.searchsorted(ends, row, side="right"))]
+
     @property
     def has_readers(self) -> bool:
         """Whether readers make the vectors: those of all features, or of none."""

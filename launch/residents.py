@@ -20,12 +20,17 @@ from features.scan import scan
 from features.schema import FeatureSet
 from features.statistics import KeyClass
 
+# Regions whose rows belong to single values, or to those that a hash function put there.
+_OF_VALUES = ("shared", "feature", "exact", "hot")
+
 
 @dataclass(slots=True, kw_only=True)
 class Residents:
     """What a file has in one row of a value."""
 
     row: int
+    lookup: int
+    """Which of the value's rows it is."""
     same: dict[int, str] = field(default_factory=dict)
     """Other values of the same feature, by key, as text: the model confuses these."""
     others: set[tuple[str, int]] = field(default_factory=set)
@@ -39,7 +44,7 @@ class Sighting:
     rows: int
     """Rows in which the value stands."""
     residents: list[Residents]
-    """For each lookup."""
+    """For each row that other values may have by chance."""
 
 
 def find_route(layout: Layout, name: str) -> FeatureRoute:
@@ -83,10 +88,23 @@ def parse_value(layout: Layout, route: FeatureRoute, words: Sequence[str]) -> Ke
 def find_residents(
     dataset: Dataset, feature_set: FeatureSet, layout: Layout, route: FeatureRoute, value: KeyColumn
 ) -> Sighting:
-    """Reads the files once and returns who shares the rows of a value."""
+    """Reads the files once and returns who shares the rows of a value.
+
+    Rows that values share by design (a digit's, a network's, what rare values have in common) are
+    left out.
+    """
     targets = layout.rows_of(route.name, value)[:, 0]
-    found = Sighting(rows=0, residents=[Residents(row=int(row)) for row in targets])
-    neighbours = [other for other in layout.routes if other.region == route.region]
+    found = Sighting(
+        rows=0,
+        residents=[
+            Residents(row=int(row), lookup=lookup)
+            for lookup, row in enumerate(targets)
+            if layout.region_of(int(row)).kind in _OF_VALUES
+        ],
+    )
+    neighbours = []
+    if found.residents:
+        neighbours = [other for other in layout.routes if other.region == route.region]
     for step in scan(dataset, feature_set.feature_columns):
         columns = table_keys(
             step.table,
@@ -122,14 +140,14 @@ def _add(
     is_same = other.name == route.name
     is_null = value.nulls is not None and bool(value.nulls[0])
     placed = layout.rows_of(other.name, KeyColumn(keys))
-    for k, resident in enumerate(residents):
+    for resident in residents:
         for lookup, hit in enumerate(placed == resident.row):
             here = keys[hit]
             if is_same and not is_null:
                 here = here[here != value.keys[0]]
             if not here.size:
                 continue
-            if is_same and lookup == k:
+            if is_same and lookup == resident.lookup:
                 new = np.array([key for key in here if int(key) not in resident.same], np.uint64)
                 if new.size:
                     resident.same |= feature_texts(new, route.feature, rows)

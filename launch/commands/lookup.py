@@ -15,11 +15,17 @@ from launch.remote_lookup import look_up_at
 from launch.targets import Checkpoint, open_rows, parse_checkpoint
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from features.batches import KeyColumn
     from features.parquet import Dataset
+    from features.routing import FeatureRoute
 
 # Negative numbers look like options; typer hands unknown options through as values.
 CONTEXT_SETTINGS = {"ignore_unknown_options": True}
 _SHOWN = 8
+_MOST_ROWS = 64
 
 
 def command(
@@ -75,8 +81,11 @@ def look_up(
     run_path: Path, feature: str, words: list[str], dataset: Dataset | None, which: str | int
 ) -> dict[str, Any]:
     """Returns what there is to say of a value; no word stands for null."""
+    import numpy as np
+
     from features.schema import FeatureSet
     from launch.residents import find_residents, find_route, parse_value
+    from storage.vectors import combined
     from trainer.run import Run
     from trainer.saving import layout_in, open_checkpoint, state_in
 
@@ -88,26 +97,27 @@ def look_up(
         route = find_route(layout, feature)
         value = parse_value(layout, route, words)
         rows = layout.rows_of(feature, value)[:, 0].tolist()
-        vector = [
-            float(number)
-            for row in rows
-            for number in bundle.read_rows("table.weight", row, row + 1)[0]
-        ]
+
+        def read(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+            found = [bundle.read_rows("table.weight", row, row + 1)[0] for row in numbers.tolist()]
+            return np.stack(found)
+
+        if route.reader is None:
+            vector = read(np.array(rows)).reshape(-1)
+        else:
+            vector = combined(route.reader, value, read)[0]
     document: dict[str, Any] = {
         "run": str(run_path),
         "step": step,
         "feature": feature,
         "value": words if len(words) != 1 else words[0],
-        "region": route.region,
+        # Of a popular value, where its rows are.
+        "region": layout.region_of(rows[0]).name,
         "exact": route.vocabulary is not None,
-        # Hashed features keep no vocabulary: whether training saw a value is not known.
-        "seen_in_training": (
-            None
-            if route.vocabulary is None or not words
-            else bool(value.keys[0] in route.vocabulary)
-        ),
+        "seen_in_training": _is_seen(route, value) if words else None,
         "rows": rows,
-        "vector": vector,
+        "vector": vector.tolist(),
+        "reader": None if route.reader is None else route.reader.kind,
     }
     if dataset is not None:
         feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
@@ -117,12 +127,23 @@ def look_up(
         document["residents"] = [
             {
                 "row": each.row,
+                "lookup": each.lookup,
                 "same_feature": sorted(each.same.values()),
                 "others": len(each.others),
             }
             for each in found.residents
         ]
     return document
+
+
+def _is_seen(route: FeatureRoute, value: KeyColumn) -> bool | None:
+    """Whether training saw a value; None where that is not known: most hashed ones are not kept."""
+    if route.vocabulary is not None:
+        return bool(value.keys[0] in route.vocabulary)
+    if route.reader is not None and route.reader.vocabulary is not None:
+        return bool(value.keys[0] in route.reader.vocabulary)
+    popular = () if route.popular is None else (route.popular.hot, route.popular.frequent)
+    return True if any(each and value.keys[0] in each.keys for each in popular) else None
 
 
 def render_remote(console: Console, document: dict[str, Any]) -> None:
@@ -151,19 +172,32 @@ def render_lookup(console: Console, document: dict[str, Any]) -> None:
     if "seen" in document:
         rows.append(("seen in", f"{document['seen']:,} rows"))
     console.print(facts(f"{document['feature']} = {name or 'null'}", rows))
+    is_whole = document["reader"] is not None
+    if is_whole:
+        title = f"vector, made of {len(document['rows']):,} rows ({document['reader']})"
+        console.print(facts(title, [("", _vector_text(document["vector"]))]))
     width = len(document["vector"]) // len(document["rows"])
-    residents = document.get("residents")
-    heads = [Column("lookup"), Column("row"), Column("vector", right=False)]
-    if residents is not None:
+    residents = None
+    heads = [Column("lookup"), Column("row")]
+    if not is_whole:
+        heads.append(Column("vector", right=False))
+    if "residents" in document:
+        residents = {each["lookup"]: each for each in document["residents"]}
         heads += [Column("same feature, same row", right=False), Column("of others")]
     lines = []
-    for k, row in enumerate(document["rows"]):
-        part = document["vector"][k * width : (k + 1) * width]
-        line: list[Any] = [k, f"{row:,}", _vector_text(part)]
+    for k, row in enumerate(document["rows"][:_MOST_ROWS]):
+        line: list[Any] = [k, f"{row:,}"]
+        if not is_whole:
+            line.append(_vector_text(document["vector"][k * width : (k + 1) * width]))
         if residents is not None:
-            line += [_names(residents[k]["same_feature"]), f"{residents[k]['others']:,}"]
+            here = residents.get(k)
+            line += ["by design", ""] if here is None else _residents(here)
         lines.append(line)
     console.print(table("", heads, lines))
+
+
+def _residents(found: dict[str, Any]) -> list[str]:
+    return [_names(found["same_feature"]), f"{found['others']:,}"]
 
 
 def _vector_text(vector: list[float]) -> str:
