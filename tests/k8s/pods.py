@@ -363,13 +363,7 @@ def _script(
     ]
     lines = ["set -e", "mount --make-rprivate /", f"mkdir {root}"]
     lines += [f"mount -t tmpfs -o mode=755 tmpfs {root}", f"cd {root}"]
-    for path in (*_SHOWN, *dict.fromkeys(interpreter)):
-        if Path(path).is_symlink():
-            lines.append(f"ln -s {Path(path).readlink()} .{path}")
-        elif Path(path).is_dir():
-            lines += [f"mkdir -p .{path}", f"mount --bind -o ro {path} .{path}"]
-        elif Path(path).exists():
-            lines += [f"mkdir -p .{Path(path).parent}", f"cp {path} .{path}"]
+    lines += [line for path in _SHOWN for line in _showing(path)]
     lines += ["mkdir -p etc dev/shm proc sys tmp", f"cp {folder}/hosts etc/hosts"]
     lines += [f"echo muxtable:x:{USER}:{USER}::/nonexistent:/bin/false > etc/passwd"]
     lines += [f"echo muxtable:x:{USER}: > etc/group", "mount -t proc proc proc"]
@@ -387,12 +381,25 @@ def _script(
         lines += [made, f"mount --bind {source} .{target}"]
         if is_read_only:
             lines.append(f"mount -o remount,bind,ro .{target}")
+    # Last: a checkout below /tmp would be hidden by the container's own.
+    lines += [line for path in dict.fromkeys(interpreter) for line in _showing(path)]
     lines += ["mkdir -p ." + container.get("workingDir", "/")]
     lines += ["mount -o remount,ro .", 'place=$1; hostname "$2"; shift 2']
     drop = " ".join(_drop())
     # exec all the way: the command is process 1.
     lines += [f'exec chroot . {drop} env -i -C "$place" "$@"']
     return "\n".join(lines) + "\n"
+
+
+def _showing(path: str) -> list[str]:
+    """Lines that make a path of the machine readable inside."""
+    if Path(path).is_symlink():
+        return [f"ln -s {Path(path).readlink()} .{path}"]
+    if Path(path).is_dir():
+        return [f"mkdir -p .{path}", f"mount --bind -o ro {path} .{path}"]
+    if Path(path).exists():
+        return [f"mkdir -p .{Path(path).parent}", f"cp {path} .{path}"]
+    return []
 
 
 def _drop() -> list[str]:
