@@ -87,9 +87,14 @@ def make_plan(
     statistics: FeatureStatistics,
     device_type: str = "cpu",
     world_size: int = 1,
+    recorded: Layout | None = None,
 ) -> Plan:
-    """Returns the plan of a job on data with these statistics; PlanError where it cannot fit."""
-    layout = build_layout(feature_set, statistics, job.table)
+    """Returns the plan of a job on data with these statistics; PlanError where it cannot fit.
+
+    `recorded` is the layout of its table where that does not follow from the settings, because it
+    carries another one on.
+    """
+    layout = build_layout(feature_set, statistics, job.table) if recorded is None else recorded
     num_dense = sum(each.width for each in build_transforms(feature_set, statistics))
     engine = resolve_engine(job.table, device_type, world_size)
     rank_rows = shard_bounds(layout.rows, world_size)[1]

@@ -10,9 +10,9 @@ from features.parquet import Dataset, open_dataset
 from features.profile import Profile, build_profile
 from features.schema import FeatureSet
 from sharding.ranks import Ranks
+from trainer.evolve import changes_of, layout_for, merged_profile, parent_of
 from trainer.order import rank_streams
 from trainer.progress import Progress
-from trainer.representations.registry import build_layout
 from trainer.run import PARTS, RunDirectory
 from trainer.signals import Interrupted
 
@@ -90,12 +90,17 @@ def _take(
     job = directory.run.job
     if directory.has_begun:
         return directory.resume(datasets)
+    parent = parent_of(job, directory.run.base)
+    if parent is not None:
+        changes_of(parent, job, feature_set, datasets).check(job.run.parent)
     dataset = datasets["train"]
     progress.stage("profile", dataset.num_rows)
     on_rows = _rows_done(progress, stop_requested)
     profile = build_profile(dataset, feature_set, job.table, progress=on_rows)
+    if parent is not None:
+        profile = merged_profile(parent, profile)
     # For their errors: what cannot be trained must not leave a folder behind.
-    build_layout(feature_set, profile, job.table)
+    layout_for(feature_set, profile, job.table, parent)
     _check_key_classes(datasets, feature_set, profile)
     directory.begin(datasets, profile)
     return profile

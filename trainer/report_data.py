@@ -14,13 +14,13 @@ from features.errors import ConfigError
 from features.parquet import open_dataset
 from features.profile import Profile
 from features.schema import FeatureSet
+from trainer import saving
 from trainer.journal import read_journal
 from trainer.measured import Measured, measure
 from trainer.metrics import Metrics
 from trainer.page import Facts
 from trainer.plan import FeaturePlan, feature_plans
 from trainer.report import FeatureFacts, Report, write_report
-from trainer.representations.registry import build_layout
 from trainer.run import Run
 from trainer.toml import toml_text
 
@@ -46,7 +46,9 @@ def gather(run: Run, command: str) -> Report:
         raise ConfigError(f'"{run.path}" is not finished', "run `muxtable train` to its end")
     job, profile = run.job, run.profile()
     feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
-    layout = build_layout(feature_set, profile, job.table)
+    # As recorded: that of a table that was grown or carried on does not follow from the job.
+    with saving.open_checkpoint(run.checkpoints, "last", False) as checkpoint:
+        layout = saving.layout_in(checkpoint)
     measured = measure(open_dataset(job.data.train, run.base), feature_set, layout)
     metrics = {
         part: Metrics.from_json(result["metrics"][part])

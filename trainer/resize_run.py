@@ -226,7 +226,7 @@ def _job_of(run: Run, layout: Layout, folder: Path) -> Job:
         elif patterns is not None:
             tree["data"][part] = [_moved(pattern, run.base, folder) for pattern in patterns]
     # Its checkpoints lie in its folder: those of the old run may be elsewhere, and are not its own.
-    tree["run"] |= {"dir": ".", "checkpoints": None}
+    tree["run"] |= {"dir": ".", "checkpoints": None, "parent": None}
     return Job.model_validate_json(json.dumps(tree))
 
 

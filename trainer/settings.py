@@ -77,6 +77,9 @@ class RunSettings(Settings):
 
     dir: str | None = None
     """The run's folder; unset means runs/JOB beside the job file."""
+    parent: str | None = None
+    """A trained run, or one of its checkpoints, that this one carries on from, as `train --from`
+    says; its features, rows and tower, on this job's data."""
     checkpoints: str | None = None
     """Where checkpoints go: a folder, or s3://bucket/prefix (credentials and AWS_ENDPOINT_URL come
     from the environment); unset means run.dir/checkpoints."""

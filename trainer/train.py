@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from features.dense import build_transforms
+from features.routing import Layout
 from features.settings import parse_size
 from native.memory import tune_allocator
 from sharding.ranks import Ranks
@@ -22,6 +23,7 @@ from trainer.checkpoint import CheckpointStore
 from trainer.deltas import follow
 from trainer.dense_optimizer import DenseOptimizer
 from trainer.evaluate import evaluate
+from trainer.evolve import Parent, layout_for, parent_of, take_over
 from trainer.forecast import forecast_memory, libraries_from_here
 from trainer.job import Job
 from trainer.journal import Journal, NoJournal
@@ -33,7 +35,6 @@ from trainer.order import steps_per_epoch
 from trainer.plan import make_plan
 from trainer.preparation import Input, begin_or_resume
 from trainer.progress import Progress, Silent
-from trainer.representations.registry import build_layout
 from trainer.run import Run, RunDirectory
 from trainer.schedule import Schedule
 from trainer.signals import Interrupted
@@ -98,7 +99,9 @@ def train(
             result = session.train()
         peaks = [int(peak) for peak in ranks.gather(str(peak_bytes()).encode())]
         if result.signal is None and ranks.is_first:
-            planned = _planned_bytes(job, data, device, libraries_bytes, ranks.world_size)
+            planned = _planned_bytes(
+                job, data, session.layout, device, libraries_bytes, ranks.world_size
+            )
             logger.info(
                 "peak memory: %.0f MB planned, %s MB measured",
                 planned / 1e6,
@@ -125,10 +128,15 @@ def train(
 
 
 def _planned_bytes(
-    job: Job, data: Input, device: torch.device, libraries_bytes: int, world_size: int
+    job: Job,
+    data: Input,
+    layout: Layout,
+    device: torch.device,
+    libraries_bytes: int,
+    world_size: int,
 ) -> int:
     """Returns the peak of memory that `muxtable plan` foretells for a rank."""
-    plan = make_plan(job, data.feature_set, data.profile, device.type, world_size)
+    plan = make_plan(job, data.feature_set, data.profile, device.type, world_size, layout)
     forecast = forecast_memory(
         job, plan, data.feature_set, data.profile, data.datasets["train"], libraries_bytes
     )
@@ -184,8 +192,10 @@ class _Session:
         )
         bundle = self._store.latest()
         profile = self._data.profile
+        parent = None
         if bundle is None:
-            layout = build_layout(self._data.feature_set, profile, job.table)
+            parent = self._ranks.together(lambda: parent_of(job, self._run.base))
+            layout = layout_for(self._data.feature_set, profile, job.table, parent)
             self.state = RunState()
         else:
             saving.check_digests(bundle, self._digests)
@@ -209,6 +219,8 @@ class _Session:
             self._store.deltas = follow(self._model.engine, job.run.deltas, bundle)
         if bundle is not None:
             bundle.close()
+        if parent is not None:
+            self._take_over(parent)
         self._journal: Journal | NoJournal = NoJournal()
         if self._ranks.is_first:
             self._journal = self._stack.enter_context(
@@ -219,6 +231,22 @@ class _Session:
                     self._run.tensorboard,
                 )
             )
+
+    def _take_over(self, parent: Parent) -> None:
+        """Takes a trained model over, and saves it: from here on its run is not needed."""
+        data = self._data
+
+        def fill() -> str:
+            return take_over(
+                parent, self._job, data.feature_set, data.profile, self._model, self._optimizer
+            )
+
+        tower = self._ranks.together(fill)
+        self._progress.note(
+            f'carrying on from step {parent.step:,} of "{parent.run.path}"; {tower}'
+        )
+        self._save(False)
+        self._store.wait()
 
     def train(self) -> Result:
         """Trains to the end and evaluates, or to a requested stop and its checkpoint."""
@@ -256,6 +284,11 @@ class _Session:
             # The last checkpoint is written: the next start comes straight back here.
             signal = self._together.signal
             return Result(run=self._run, signal=signal, step=state.step, metrics={})
+
+    @property
+    def layout(self) -> Layout:
+        """The layout of the table."""
+        return self._model.layout
 
     def facts(self) -> dict[str, Any]:
         """Returns what result.json says beside the metrics."""

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from features.errors import ConfigError, DataError
+from launch.against import Against
 from launch.console import Column, Output, facts, size_text, table
 from launch.progress import PassProgress
 from launch.settings import load_job
@@ -44,6 +45,14 @@ def command(
             help="Memory a worker may take; unset: its share of this machine's.",
         ),
     ] = None,
+    against_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--against",
+            metavar="RUN|CHECKPOINT",
+            help="Say what of this trained model the job would carry on.",
+        ),
+    ] = None,
 ) -> int | None:
     """Forecast a job: collisions, rows, bytes in memory, on disk and on the wire; what fits."""
     output: Output = ctx.obj
@@ -64,26 +73,34 @@ def command(
     }
     for each in datasets.values():
         each.check(feature_set)
+    against = Against.of(against_path, job, job_path.parent, feature_set, datasets)
+    if against is not None and against.changes.refusals:
+        output.result({"against": against.to_json()}, against.render)
+        return 2
     dataset = datasets["train"]
     folder = run_folder(job, job_path)
     profile = find_profile(job, dataset, feature_set, folder, profile_path, output)
+    recorded = None
+    if against is not None:
+        # Of a table that is carried on, edits change nothing: it has the rows it has.
+        against, profile, recorded = against.carried_on(job, feature_set, profile)
     classes = {name: seen.key_class for name, seen in profile.categorical.items()}
     for each in datasets.values():
         each.check(feature_set, classes)
     limit = worker_memory(memory_text, workers)
-    plan = make_plan(job, feature_set, profile, world_size=workers)
+    plan = make_plan(job, feature_set, profile, world_size=workers, recorded=recorded)
     output.note("measuring what the libraries take, in a process of their own")
     libraries = measure_libraries()
 
     def forecast(changed: Job, ranks: int) -> Forecast:
-        changed_plan = make_plan(changed, feature_set, profile, world_size=ranks)
+        changed_plan = make_plan(changed, feature_set, profile, world_size=ranks, recorded=recorded)
         return forecast_memory(changed, changed_plan, feature_set, profile, dataset, libraries)
 
     memory = forecast(job, workers)
     fit = Fit.of(memory.peak_bytes, limit, job, workers, lambda *case: forecast(*case).peak_bytes)
     traffic = None
     if workers > 1:
-        layout = build_layout(feature_set, profile, job.table)
+        layout = recorded or build_layout(feature_set, profile, job.table)
         traffic = measure_traffic(job, plan, layout, dataset, feature_set, profile, workers)
     document = {
         "rows_of_data": dataset.num_rows,
@@ -91,9 +108,12 @@ def command(
         "peak": memory.to_json(),
         "fit": fit.to_json(),
         "wire": None if traffic is None else traffic.to_json(),
+        "against": None if against is None else against.to_json(),
     }
 
     def render(console: Console) -> None:
+        if against is not None:
+            against.render(console)
         _render(console, job, plan, memory, profile)
         if traffic is not None:
             console.print(facts(f"on the wire at each step, {workers} workers", _wire(traffic)))

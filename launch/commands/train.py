@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,10 +20,10 @@ from launch.settings import load_job
 from launch.targets import JobPath, Overrides, run_folder
 from launch.training import train_and_report
 from trainer.order import rank_streams
+from trainer.toml import toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from trainer.job import Job
     from trainer.metrics import Metrics
@@ -42,9 +43,17 @@ def command(
             help="A running Ray cluster; `local` starts one. [default: RAY_ADDRESS, else local]",
         ),
     ] = None,
+    parent: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN|CHECKPOINT", help="Carry on from a trained run, in a new one."
+        ),
+    ] = None,
 ) -> int | None:
     """Train a job, or go on where its run was stopped; ends with metrics and a report."""
     output: Output = ctx.obj
+    if parent is not None:
+        overrides = [*(overrides or ()), from_parent(parent, job_path)]
     job = load_job(job_path, overrides or ())
     # Before torch is imported: most mistakes are answered at once.
     FeatureSet.build(job.data, job.features, job.feature, job.table)
@@ -102,6 +111,12 @@ def _train_on_workers(
     command = command_line(job_path, overrides, workers)
     order = Order(job=job, folder=folder, base=job_path.parent, command=command, workers=workers)
     return train_on_cluster(order, address, output)
+
+
+def from_parent(parent: Path, job_path: Path) -> str:
+    """Returns the setting that a job carries on from a run, its path from the job file's folder."""
+    path = os.path.relpath(parent.resolve(), job_path.parent.resolve())
+    return f"run.parent={toml_value(path)}"
 
 
 def command_line(job_path: Path, overrides: Sequence[str], workers: int = 1) -> str:
