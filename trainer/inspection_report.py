@@ -30,8 +30,13 @@ def render(found: Inspection, footer: str) -> str:
         _collisions(found),
         _use(found),
         _norms(found),
-        _angles("What the first layers read", found.layer_angles),
-        _angles("What reaches the output", found.gradient_angles),
+        # One matrix is enough, of what says more.
+        _angles(
+            "what the first layers read",
+            found.layer_angles,
+            has_matrix=not isinstance(found.gradient_angles, Angles),
+        ),
+        _angles("what reaches the output", found.gradient_angles, has_matrix=True),
         _worth(found.worth),
         _needs(found),
     ]
@@ -216,8 +221,8 @@ def _side(bins: Sequence[NormBin], place: int) -> list[tuple[float, float]]:
     return [(each.mean, each.norms[place]) for each in bins]
 
 
-def _angles(title: str, angles: Angles | str) -> str:
-    title = f"Angles: {title.lower()}"
+def _angles(what: str, angles: Angles | str, *, has_matrix: bool) -> str:
+    title = f"Angles: {what}"
     if isinstance(angles, str):
         return section(title, "", angles)
     pairs = table(
@@ -240,7 +245,7 @@ def _angles(title: str, angles: Angles | str) -> str:
         "into a row the other does not see. Main directions, those read most: "
         f"{angles.mean_main_direction:.1f}\N{DEGREE SIGN} on average. The nearest pairs:"
     )
-    return section(title, pairs + _heat(angles), note)
+    return section(title, pairs + (_heat(angles) if has_matrix else ""), note)
 
 
 def _heat(angles: Angles) -> str:
