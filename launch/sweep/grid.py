@@ -89,7 +89,7 @@ def make_points(tree: Mapping[str, Any], where: str, axes: Axes) -> list[Point]:
             f"{where}: there are no rows to compare tables on",
             "name files with labels that are not trained on, as data.valid or data.test",
         )
-    settings = _settings(job, axes)
+    settings = _settings(job, axes, where)
     pairs = [
         (seed, hash_seed)
         for seed in axes.seeds
@@ -107,9 +107,16 @@ def make_points(tree: Mapping[str, Any], where: str, axes: Axes) -> list[Point]:
     ]
 
 
-def _settings(job: Job, axes: Axes) -> list[Setting]:
+def _settings(job: Job, axes: Axes, where: str) -> list[Setting]:
     table = job.table
-    total = table.width if table.method in _COMBINING else table.lookups * table.width
+    own = table.lookups
+    if not isinstance(own, int):
+        raise ConfigError(
+            f'{where}: table.lookups is "{own}", and a sweep keeps the columns of an embedding, '
+            "which then depend on the data",
+            "give a number: --set table.lookups=2",
+        )
+    total = table.width if table.method in _COMBINING else own * table.width
     budget = table.budget
     if table.rows is not None and "table.rows" not in axes.more:
         budget = f"{table.rows * row_bytes(table.width)} B"
@@ -118,7 +125,7 @@ def _settings(job: Job, axes: Axes) -> list[Setting]:
         axes.methods or (table.method,),
         (table.multiplexed,) if axes.multiplexed is None else axes.multiplexed,
         axes.budgets or (budget,),
-        axes.lookups or (table.lookups,),
+        axes.lookups or (own,),
         axes.widths or (None,),
         list(itertools.product(*named)),
     )

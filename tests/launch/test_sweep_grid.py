@@ -170,3 +170,8 @@ def test_a_job_written_out_gives_the_same_points():
     found = points(tree, methods=("hash",))
 
     assert found[0].setting.width == 8
+
+
+def test_lookups_that_the_data_decides_are_refused():
+    with pytest.raises(ConfigError, match=r"table\.lookups.* is \"auto\""):
+        points({**TREE, "table": {**TREE["table"], "lookups": "auto"}})
