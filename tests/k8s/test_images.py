@@ -115,7 +115,7 @@ def test_the_lines_of_an_image_run_in_folders_of_their_own(image, tmp_path):
     (tmp_path / "opt").mkdir()
 
     for line in run_lines(IMAGES / image / "Dockerfile"):
-        here = line.replace("/opt/", f"{tmp_path}/opt/").replace("python -m", f"{python()} -m", 1)
+        here = re.sub(r"^python ", f"{python()} ", line.replace("/opt/", f"{tmp_path}/opt/"))
         here = re.sub(r"\b(groupadd|useradd)\b", rf"\1 --prefix {root}", here)
         here = re.sub(r"(?<= )/(job|serve|published)\b", rf"{root}/\1", here)
         done = subprocess.run(
