@@ -13,11 +13,10 @@ from trainer.saving import open_checkpoint
 from trainer.train import train
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory) -> Inspection:
-    folder: Path = tmp_path_factory.mktemp("clicks")
+def inspection(folder: Path, **table: object) -> Inspection:
+    """Trains on clicks and inspects the table."""
     write_clicks(folder)
-    job = clicks_job(table={"rows": 60, "width": 4, "exact_below": 12, "lookups": 2})
+    job = clicks_job(table={"rows": 60, "width": 4, "exact_below": 12, "lookups": 2, **table})
     run = train(job, folder / "run", folder).run
     dataset = open_dataset("train/*.parquet", folder)
     with open_checkpoint(run.checkpoints, "best") as checkpoint:
@@ -28,6 +27,11 @@ def found(tmp_path_factory) -> Inspection:
             model=ModelFacts.measure(load_model(run), dataset, 500),
             init_scale=job.table.init_scale,
         )
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Inspection:
+    return inspection(tmp_path_factory.mktemp("clicks"))
 
 
 def test_a_page_shows_every_part_and_needs_nothing_else(found) -> None:
@@ -89,3 +93,29 @@ def test_the_figures_are_plain_json(found) -> None:
     assert tree["worth"] == {"missing": "No labels."}
     assert tree["gradient_angles"]["num_pairs"] == found.gradient_angles.num_pairs
     assert tree["collisions"][0]["within"].keys() == {"forecast", "values", "reads"}
+
+
+@pytest.mark.parametrize(
+    ("table", "hashed", "has_angles"),
+    [
+        ({"method": "pq"}, ["user", "item"], True),
+        ({"method": "hash_embedding"}, ["user", "item"], True),
+        ({"method": "robe", "width": 8}, ["user", "item"], False),
+        ({"method": "hashednet", "width": 8}, ["user", "item"], False),
+        ({"method": "qr"}, [], False),
+        ({"method": "tt", "rows": 400}, [], False),
+        ({"method": "dhe", "rows": 400}, [], False),
+        ({"method": "exact", "rows": None}, [], False),
+    ],
+)
+def test_every_method_has_what_makes_sense_for_it(tmp_path, table, hashed, has_angles) -> None:
+    found = inspection(tmp_path, **table)
+
+    text = parsed(render(found, "")).text
+
+    assert [one.feature for one in found.collisions] == hashed
+    assert sum(use.reads for use in found.regions) > 0
+    assert not isinstance(found.worth, str)
+    assert isinstance(found.gradient_angles, str) != has_angles
+    assert isinstance(found.layer_angles, str) != has_angles
+    assert "Norms" in text
