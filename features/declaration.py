@@ -47,6 +47,12 @@ def resolve(
     Raises ConfigError naming the key of the first mistake.
     """
     _check_popular(table)
+    if not isinstance(table.lookups, int) and table.method != "unified":
+        raise ConfigError(
+            f'table.lookups is "{table.lookups}", which chooses for table.method = "unified", but '
+            f'that is "{table.method}"',
+            "give a number",
+        )
     declared = _declared(features, feature)
     for name in feature:
         if name not in declared:
@@ -233,7 +239,7 @@ def _num_lookups(name: str, feature: dict[str, FeatureSettings], table: TableSet
                 'remove it, or write table.method = "unified"',
             )
         return 1
-    return table.lookups if settings.lookups is None else settings.lookups
+    return table.num_lookups if settings.lookups is None else settings.lookups
 
 
 def _exact(name: str, settings: FeatureSettings, table: TableSettings) -> bool | None:

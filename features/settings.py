@@ -17,6 +17,9 @@ _UNITS = {unit: 1000**power for power, unit in enumerate(["B", "kB", "MB", "GB",
 # Popular values of a feature: their keys and counts are held in memory and in the profile.
 MAX_POPULAR = 1 << 20
 
+# Lookups of a feature where nothing is said, or nothing is known yet.
+START_LOOKUPS = 2
+
 Names = list[str]  # one of the models below has a field called `list`
 
 
@@ -130,8 +133,9 @@ class TableSettings(Settings):
     """Rows of the table, exact rows included; give this or budget."""
     width: Annotated[int, Field(ge=1, le=1024)] = 16
     """Floats of a row; a feature's embedding is lookups x width."""
-    lookups: Annotated[int, Field(ge=1, le=64)] = 2
-    """Rows read for each value unless the feature says otherwise."""
+    lookups: Annotated[int, Field(ge=1, le=64)] | Literal["auto", "pilot"] = START_LOOKUPS
+    """Rows read for each value unless the feature says otherwise. Method unified may choose, 1 to 4
+    for each feature: auto by cardinality, pilot by what a short training finds it worth."""
     method: Literal[
         "unified", "hash", "hash_embedding", "pq", "qr", "hashednet", "robe", "dhe", "tt", "exact"
     ] = "unified"
@@ -196,6 +200,11 @@ class TableSettings(Settings):
     def budget_bytes(self) -> int | None:
         """The budget in bytes, or None where `rows` is given instead."""
         return None if self.budget is None else parse_size(self.budget)
+
+    @property
+    def num_lookups(self) -> int:
+        """`lookups`, or what features start from where that is still to be chosen."""
+        return self.lookups if isinstance(self.lookups, int) else START_LOOKUPS
 
     @property
     def popular_values(self) -> int:

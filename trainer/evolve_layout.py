@@ -101,7 +101,7 @@ def _new_regions(
     leaves; PlanError where it leaves too little, or less than what is there."""
     width = recorded.width
     allowed = total_rows(settings, width)
-    tables = settings.lookups if settings.method == "pq" else 1
+    tables = settings.num_lookups if settings.method == "pq" else 1
     least = [max([FLOOR_ROWS, tables, *_lookups(members)]) for _, members in parts]
     need = used + sum(least)
     if allowed is not None and need > allowed:

@@ -32,12 +32,14 @@ class Model:
         """Returns the rows of a batch's keys; may run in another thread than the rest."""
         return self.layout.route(batch, self.engine.num_threads)
 
+    def embed(self, rows: RowBatch) -> Tensor:
+        """Returns the embedding float32[B, out_width]; backward through it trains the table."""
+        vectors = self.engine.lookup(rows)
+        return combine(vectors, rows.parts) if rows.parts else vectors
+
     def logits(self, rows: RowBatch, dense: NDArray[np.float32]) -> Tensor:
         """Returns logits float32[B]; backward through them trains table and tower."""
-        vectors = self.engine.lookup(rows)
-        if rows.parts:
-            vectors = combine(vectors, rows.parts)
-        return self.tower(vectors, self.tensor(dense))
+        return self.tower(self.embed(rows), self.tensor(dense))
 
     def tensor(self, array: NDArray[np.float32]) -> Tensor:
         """Returns an array of the batch on the model's device."""

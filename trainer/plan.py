@@ -17,6 +17,7 @@ from features.statistics import FeatureStatistics
 from sharding.bounds import shard_bounds
 from sharding.footprint import Footprint, footprint, resolve_engine
 from trainer.job import Job
+from trainer.lookups import feature_set_of, foreseen
 from trainer.representations.registry import build_layout
 from trainer.tower_size import num_parameters
 
@@ -94,6 +95,9 @@ def make_plan(
     `recorded` is the layout of its table where that does not follow from the settings, because it
     carries another one on.
     """
+    if recorded is None:
+        job = foreseen(job, statistics)
+        feature_set = feature_set_of(job)
     layout = build_layout(feature_set, statistics, job.table) if recorded is None else recorded
     num_dense = sum(each.width for each in build_transforms(feature_set, statistics))
     engine = resolve_engine(job.table, device_type, world_size)

@@ -3,7 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from features.errors import DataError
 from features.parquet import Dataset, open_dataset
@@ -11,8 +11,12 @@ from features.profile import Profile, build_profile
 from features.schema import FeatureSet
 from sharding.ranks import Ranks
 from trainer.evolve import changes_of, layout_for, merged_profile, parent_of
+from trainer.job import Job
+from trainer.lookups import by_cardinality, feature_set_of, inherited, with_lookups
 from trainer.order import rank_streams
+from trainer.pilot import by_pilot
 from trainer.progress import Progress
+from trainer.representations.registry import build_layout
 from trainer.run import PARTS, RunDirectory
 from trainer.signals import Interrupted
 
@@ -39,7 +43,7 @@ def begin_or_resume(
     a rank that sees other files than rank 0.
     """
     job, base = directory.run.job, directory.run.base
-    feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
+    feature_set = feature_set_of(job)
 
     def open_all() -> dict[str, Dataset]:
         patterns = {part: getattr(job.data, part) for part in PARTS}
@@ -57,7 +61,8 @@ def begin_or_resume(
             profile = _take(directory, feature_set, datasets, progress, stop_requested)
         except Interrupted:
             return b""
-        facts = {"data": digests, "job": directory.run.digest}
+        run = directory.run
+        facts = {"data": digests, "job": run.digest, "lookups": run.lookups}
         return json.dumps(facts).encode() + b"\n" + profile.to_bytes()
 
     answer = ranks.by_first(prepare)
@@ -65,9 +70,13 @@ def begin_or_resume(
         raise Interrupted
     line, _, profile = answer.partition(b"\n")
     facts = json.loads(line)
-    directory.run = replace(directory.run, digest=facts["job"])
+    directory.run = directory.run.chosen(facts["job"], facts["lookups"])
     ranks.together(lambda: _check_same_files(digests, facts["data"]))
-    return Input(feature_set=feature_set, datasets=datasets, profile=Profile.from_bytes(profile))
+    return Input(
+        feature_set=feature_set_of(directory.run.job),
+        datasets=datasets,
+        profile=Profile.from_bytes(profile),
+    )
 
 
 def _check_same_files(own: Mapping[str, str], first: Mapping[str, str]) -> None:
@@ -91,7 +100,11 @@ def _take(
     if directory.has_begun:
         return directory.resume(datasets)
     parent = parent_of(job, directory.run.base)
+    taken_over = None
     if parent is not None:
+        taken_over = inherited(job, parent.feature_set)
+        job = with_lookups(job, taken_over)
+        feature_set = feature_set_of(job)
         changes_of(parent, job, feature_set, datasets).check(job.run.parent)
     dataset = datasets["train"]
     progress.stage("profile", dataset.num_rows)
@@ -102,8 +115,35 @@ def _take(
     # For their errors: what cannot be trained must not leave a folder behind.
     layout_for(feature_set, profile, job.table, parent)
     _check_key_classes(datasets, feature_set, profile)
-    directory.begin(datasets, profile)
+    if taken_over is None:
+        lookups = _lookups(job, dataset, profile, progress, stop_requested)
+    else:
+        lookups = None if isinstance(job.table.lookups, int) else taken_over
+    directory.begin(datasets, profile, lookups)
     return profile
+
+
+def _lookups(
+    job: Job,
+    dataset: Dataset,
+    profile: Profile,
+    progress: Progress,
+    stop_requested: Callable[[], int | None],
+) -> dict[str, int] | None:
+    """Chooses the lookups of features where the job leaves them open, once for the whole run."""
+    if isinstance(job.table.lookups, int):
+        return None
+    if job.table.lookups == "auto":
+        chosen = by_cardinality(job, profile)
+    else:
+        progress.stage("pilot", None)
+        chosen = by_pilot(job, dataset, profile, stop_requested)
+    # For its errors: exact rows and narrow tables may have fitted with the other numbers only.
+    changed = with_lookups(job, chosen)
+    build_layout(feature_set_of(changed), profile, changed.table)
+    said = ", ".join(f"{name} {count}" for name, count in chosen.items())
+    progress.note(f"lookups by {job.table.lookups}: {said}")
+    return chosen
 
 
 def _check_key_classes(

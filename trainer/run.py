@@ -30,6 +30,7 @@ from features.profile import Profile
 from storage.fsops import DISK, replace_file, translated
 from storage.places import Place, place_of
 from trainer.job import Job
+from trainer.lookups import with_lookups
 
 # Keys that change how a run proceeds but not what comes out: free to differ on resume.
 FREE_KEYS = frozenset(
@@ -61,6 +62,8 @@ class Run:
     """The folder that the job's relative paths start at."""
     digest: str
     """Of the job as it was written when the run began: a later release may know more settings."""
+    lookups: Mapping[str, int] | None = None
+    """The lookups that were chosen for features when the run began; `job` has them too."""
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -73,13 +76,26 @@ class Run:
         try:
             job = Job.model_validate_json(json.dumps(tree["job"]))
             base = tree["base"]
-            digest = digest_of(tree["job"])
+            lookups = tree.get("lookups")
+            digest = digest_of(_written(tree["job"], lookups))
             is_sound = isinstance(base, str) and tree["digest"] == digest
+            job = with_lookups(job, lookups or {})
         except (KeyError, TypeError, ValidationError) as exc:
             raise _damaged(path / "job.json", str(exc).splitlines()[0]) from exc
         if not is_sound:
             raise _damaged(path / "job.json", "its digest is not that of its job")
-        return cls(path=path, job=job, base=Path(os.path.normpath(path / base)), digest=digest)
+        return cls(
+            path=path,
+            job=job,
+            base=Path(os.path.normpath(path / base)),
+            digest=digest,
+            lookups=lookups,
+        )
+
+    def chosen(self, digest: str, lookups: Mapping[str, int] | None) -> "Run":
+        """Returns the run with the lookups that were chosen for it, and the digest with them."""
+        job = with_lookups(self.job, lookups or {})
+        return replace(self, job=job, digest=digest, lookups=lookups)
 
     @property
     def checkpoints(self) -> Place:
@@ -142,13 +158,18 @@ class RunDirectory:
         """
         self._lock()
         old = Run.open(self.path)
+        self.run = self.run.chosen(old.digest, old.lookups)
         _refuse_other_job(self.path, old.job, self.run.job)
         _refuse_changed_data(old.files(), _facts(datasets))
-        self.run = replace(self.run, digest=old.digest)
         return old.profile()
 
-    def begin(self, datasets: Mapping[str, Dataset], profile: Profile) -> None:
-        """Makes the folder of a new run and takes it.
+    def begin(
+        self,
+        datasets: Mapping[str, Dataset],
+        profile: Profile,
+        lookups: Mapping[str, int] | None = None,
+    ) -> None:
+        """Makes the folder of a new run and takes it; `lookups` were chosen for its features.
 
         Raises ConfigError where the folder holds other things, SnapshotError where it cannot be
         written, TrainingError where another process was faster.
@@ -162,8 +183,10 @@ class RunDirectory:
         job, base = self.run.job, os.path.relpath(self.run.base, self.path)
         self.write_json("data.json", _facts(datasets))
         self._write("profile.json", profile.to_bytes())
-        tree = {"format": 1, "digest": self.run.digest, "base": base, "job": _plain(job)}
-        self.write_json("job.json", tree)
+        digest = digest_of(_written(_plain(job), lookups))
+        tree = {"format": 1, "digest": digest, "base": base, "job": _plain(job)}
+        self.write_json("job.json", tree if lookups is None else {**tree, "lookups": lookups})
+        self.run = self.run.chosen(digest, lookups)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Writes result.json."""
@@ -216,6 +239,11 @@ def digest_of(plain: Mapping[str, Any]) -> str:
     kept = {key: value for key, value in _flat(plain).items() if key not in FREE_KEYS}
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _written(plain: Mapping[str, Any], lookups: Mapping[str, int] | None) -> Mapping[str, Any]:
+    """What the digest of a run's job is made of: with the lookups that were chosen, if any."""
+    return plain if lookups is None else {**plain, "lookups": lookups}
 
 
 def _plain(job: Job) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def train(
             result = session.train()
         peaks = [int(peak) for peak in ranks.gather(str(peak_bytes()).encode())]
         if result.signal is None and ranks.is_first:
+            job = directory.run.job
             planned = _planned_bytes(
                 job, data, session.layout, device, libraries_bytes, ranks.world_size
             )

@@ -84,6 +84,9 @@ def command(
     if against is not None:
         # Of a table that is carried on, edits change nothing: it has the rows it has.
         against, profile, recorded = against.carried_on(job, feature_set, profile)
+    else:
+        job = _with_lookups(job, profile, folder, output)
+        feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)
     classes = {name: seen.key_class for name, seen in profile.categorical.items()}
     for each in datasets.values():
         each.check(feature_set, classes)
@@ -149,6 +152,17 @@ class Fit:
     def to_json(self) -> dict[str, Any]:
         """Returns the comparison as plain JSON values."""
         return {"is_met": self.is_met, **asdict(self)}
+
+
+def _with_lookups(job: Job, profile: Profile, folder: Path, output: Output) -> Job:
+    """Returns the job with the lookups that its run has, or as far as is known will have."""
+    from trainer.lookups import foreseen
+    from trainer.run import Run
+
+    recorded = Run.open(folder).lookups if (folder / "job.json").exists() else None
+    if job.table.lookups == "pilot" and recorded is None:
+        output.note("a pilot chooses lookups when training begins; planned as it starts: 2 each")
+    return foreseen(job, profile, recorded)
 
 
 def worker_memory(text: str | None, workers: int) -> int:

@@ -16,7 +16,7 @@ def build(
     feature_set: FeatureSet, seen: FeatureStatistics | None, settings: TableSettings
 ) -> Layout:
     """Returns the layout of the method `pq`; see `build_hashed`."""
-    tables = settings.lookups
+    tables = settings.num_lookups
     shape = Shape(
         width=settings.width,
         parts=tables,

@@ -24,7 +24,7 @@ def build(
     Raises PlanError where the budget has no room for a row of every digit, or a vocabulary is not
     known.
     """
-    digits = settings.lookups
+    digits = settings.num_lookups
     numbered = number(feature_set, seen, settings)
     available = left_over(numbered, settings, settings.width, 1)
     floors = [sum(balanced(space.numbers, digits)) for space in numbered.spaces]

@@ -27,7 +27,7 @@ def build(
 
     Raises PlanError where the budget has no room for rank 1, or a vocabulary is not known.
     """
-    digits = settings.lookups
+    digits = settings.num_lookups
     if digits < 2:
         raise PlanError(
             'table.method "tt" needs a matrix for each of at least two digits',
