@@ -12,7 +12,8 @@ residents_pf, _mx   values of its feature in a value's row at a tenth of the row
                     that follow from the cardinalities (10.0 and 0.93)
 angle_0.1           mean angle in degrees between the readers after training, which start at 0
 growth_0.1          mean squared norm at a tenth of the rows over that at all of them: the theory
-                    has it grow like values / rows, tenfold (section 4 of arXiv 2305.12102)
+                    has it grow like values / rows, tenfold (section 4 of arXiv 2305.12102);
+                    learned_0.1 is the same of what was added to the norm of the start
 """
 
 from collections.abc import Sequence
@@ -84,7 +85,9 @@ def ratios(found: Sequence[Outcome]) -> dict[str, float]:
     for name, kind in (("pf", False), ("mx", True)):
         figures[f"residents_{name}"] = of[0.1, kind].residents / EXPECTED[0.1, kind][0]
     figures["angle_0.1"] = of[0.1, True].curve[-1][1]
-    figures["growth_0.1"] = of[0.1, True].norm / of[1.0, True].norm
+    few, many = of[0.1, True], of[1.0, True]
+    figures["growth_0.1"] = few.norm / many.norm
+    figures["learned_0.1"] = (few.norm - few.curve[0][2]) / (many.norm - many.curve[0][2])
     return figures
 
 

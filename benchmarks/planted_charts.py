@@ -56,7 +56,7 @@ def _auc(by_kind: _ByKind, truth: Truth) -> Any:
         budgets, aucs = [one.budget for one in ones], [one.auc for one in ones]
         axes.plot(budgets, aucs, "o-", color=_COLOURS[kind], label=NAMES[kind])
     axes.axhline(truth.bayes_auc, color="gray", linewidth=1, label="Bayes")
-    axes.set_xscale("log")
+    _log_x(axes, [one.budget for one in by_kind[True]])
     return figure
 
 
@@ -70,8 +70,8 @@ def _collisions(by_kind: _ByKind) -> Any:
         foreseen = [_expected(one) for one in ones]
         label = f"{NAMES[kind]}, formula"
         axes.plot(budgets, foreseen, "-", color=colour, linewidth=1, label=label)
-    axes.set_xscale("log")
     axes.set_yscale("log")
+    _log_x(axes, [one.budget for one in by_kind[True]])
     return figure
 
 
@@ -97,9 +97,16 @@ def _norms(by_kind: _ByKind) -> Any:
         axes.plot(crowds, norms, "o-", color=_COLOURS[kind], label=NAMES[kind])
     crowds = [1 / one.budget for one in by_kind[True]]
     axes.plot(crowds, crowds, "--", color="gray", linewidth=1, label="values / rows")
-    axes.set_xscale("log")
     axes.set_yscale("log")
+    _log_x(axes, crowds)
     return figure
+
+
+def _log_x(axes: Any, places: Sequence[float]) -> None:
+    """A logarithmic axis that names the points there are."""
+    axes.set_xscale("log")
+    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.minorticks_off()
 
 
 def _expected(one: Outcome) -> float:
