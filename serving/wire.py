@@ -28,9 +28,14 @@ _MOST_WAIT_S = 1.0
 RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
-def channel_options(number: int, max_reply_bytes: int) -> list[tuple[str, int]]:
+# One name may stand for many services, as that of a headless Service does: take turns.
+_TURNS = '{"loadBalancingConfig": [{"round_robin": {}}]}'
+
+
+def channel_options(number: int, max_reply_bytes: int) -> list[tuple[str, int | str]]:
     """Returns the options of a channel; the number keeps channels from sharing a connection."""
     return [
+        ("grpc.service_config", _TURNS),
         ("grpc.use_local_subchannel_pool", 1),
         ("muxtable.channel", number),
         ("grpc.max_receive_message_length", max_reply_bytes + (1 << 20)),

@@ -1,6 +1,7 @@
 """How large pods have to be: memory from the plan of a job, and whether a node can hold them.
 
-    worker pod   ranks x (peak of a rank as `muxtable plan` says + what Ray adds to it) + Ray's node
+    worker pod   ranks x (peak of a rank as `muxtable plan` says + what Ray adds to it) + Ray's node,
+                 less the pages of libraries, which the ranks of a pod share
     head pod     driver, controller, job server, dashboard: whatever the job
     service      interpreter and libraries + the version, which lies mapped in memory
 
@@ -23,6 +24,8 @@ _MIB = 1 << 20
 # Seen with Ray 2.60 on Linux x86-64; a slow test measures them again (tests/k8s/test_sizes.py).
 # ray, ray.train and pandas in a rank, which a training without Ray does not load.
 RAY_RANK_BYTES = 130 * _MIB
+# Pages of files in a rank: torch, Arrow, our module.
+LIBRARY_BYTES = 165 * _MIB
 # A node's raylet, its agents and `ray start`.
 RAY_NODE_BYTES = 275 * _MIB
 HEAD_BYTES = 1920 * _MIB
@@ -92,7 +95,7 @@ def with_headroom(num_bytes: int) -> int:
 
 def worker_size(peak_bytes: int, ranks: int, threads: int, *, has_gpus: bool) -> PodSize:
     """Returns the size of a pod of so many ranks, each with a peak as planned."""
-    needed = ranks * (peak_bytes + RAY_RANK_BYTES) + RAY_NODE_BYTES
+    needed = ranks * (peak_bytes + RAY_RANK_BYTES) - (ranks - 1) * LIBRARY_BYTES + RAY_NODE_BYTES
     return PodSize(
         memory_bytes=with_headroom(needed),
         cpus=ranks * threads,

