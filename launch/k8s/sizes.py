@@ -1,6 +1,6 @@
 """How large pods have to be: memory from the plan of a job, and whether a node can hold them.
 
-    worker pod   ranks x (peak of a rank as `muxtable plan` says + what Ray adds to it) + Ray's node,
+    worker pod   ranks x (peak of a rank as `muxtable plan` says + what Ray adds) + Ray's node,
                  less the pages of libraries, which the ranks of a pod share
     head pod     driver, controller, job server, dashboard: whatever the job
     service      interpreter and libraries + the version, which lies mapped in memory
