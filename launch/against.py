@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -34,6 +34,9 @@ class Against:
     """A parent, and what becomes of its features and of those of the job."""
 
     parent: Parent
+    job: Job
+    """The job, with the lookups that the parent had where the job leaves them open."""
+    feature_set: FeatureSet
     changes: Changes
     tower: str | None = None
     """Why the tower starts fresh; None where it is carried over."""
@@ -42,25 +45,22 @@ class Against:
 
     @classmethod
     def of(
-        cls,
-        path: Path | None,
-        job: Job,
-        base: Path,
-        feature_set: FeatureSet,
-        datasets: Mapping[str, Dataset],
+        cls, path: Path | None, job: Job, base: Path, datasets: Mapping[str, Dataset]
     ) -> Against | None:
         """Compares with the parent at `path`, else with that of the job; None if there is none."""
         if path is None and job.run.parent is None:
             return None
         # Loads torch, which a plan does without otherwise.
         from trainer.evolve import changes_of, open_parent
+        from trainer.lookups import feature_set_of, inherited, with_lookups
 
         parent = open_parent(base / (job.run.parent or "") if path is None else path)
-        return cls(parent=parent, changes=changes_of(parent, job, feature_set, datasets))
+        job = with_lookups(job, inherited(job, parent.feature_set))
+        feature_set = feature_set_of(job)
+        changes = changes_of(parent, job, feature_set, datasets)
+        return cls(parent=parent, job=job, feature_set=feature_set, changes=changes)
 
-    def carried_on(
-        self, job: Job, feature_set: FeatureSet, fresh: Profile
-    ) -> tuple[Against, Profile, Layout]:
+    def carried_on(self, fresh: Profile) -> tuple[Against, Profile, Layout]:
         """Returns it in full, and the profile and the layout that the job would have.
 
         `fresh` is the profile of the new data alone. Raises PlanError where new features find no
@@ -70,10 +70,11 @@ class Against:
         from trainer.evolve_changes import with_reasons
         from trainer.evolve_layout import unused_rows
 
+        job, feature_set = self.job, self.feature_set
         profile = merged_profile(self.parent, fresh)
         layout = layout_for(feature_set, profile, job.table, self.parent)
-        full = Against(
-            parent=self.parent,
+        full = replace(
+            self,
             changes=with_reasons(self.changes, layout, fresh),
             tower=why_tower_is_fresh(self.parent, job, feature_set, profile, layout),
             unused_rows=unused_rows(job.table, layout),

@@ -73,17 +73,19 @@ def command(
     }
     for each in datasets.values():
         each.check(feature_set)
-    against = Against.of(against_path, job, job_path.parent, feature_set, datasets)
-    if against is not None and against.changes.refusals:
-        output.result({"against": against.to_json()}, against.render)
-        return 2
+    against = Against.of(against_path, job, job_path.parent, datasets)
+    if against is not None:
+        job, feature_set = against.job, against.feature_set
+        if against.changes.refusals:
+            output.result({"against": against.to_json()}, against.render)
+            return 2
     dataset = datasets["train"]
     folder = run_folder(job, job_path)
     profile = find_profile(job, dataset, feature_set, folder, profile_path, output)
     recorded = None
     if against is not None:
         # Of a table that is carried on, edits change nothing: it has the rows it has.
-        against, profile, recorded = against.carried_on(job, feature_set, profile)
+        against, profile, recorded = against.carried_on(profile)
     else:
         job = _with_lookups(job, profile, folder, output)
         feature_set = FeatureSet.build(job.data, job.features, job.feature, job.table)

@@ -265,3 +265,19 @@ def test_two_ranks_take_over_what_one_does(clicks, parent):
     assert one.keys() == two.keys()
     for name, array in one.items():
         assert np.array_equal(two[name], array), name
+
+
+def test_lookups_that_were_chosen_once_are_carried_on(clicks):
+    features = {"categorical": ["user", "item"], "list": ["tags"], "dense": ["price"]}
+    more = {**features, "categorical": ["user", "who", "item"]}
+    who = {"who": {"column": "user"}}
+    table = {"lookups": "auto"}
+
+    old = train(job(features=features, table=table), clicks / "auto", clicks).run
+    new = train(job("auto", features=more, feature=who, table=table), clicks / "auto2", clicks).run
+
+    assert old.lookups is not None
+    assert new.lookups == {**old.lookups, "who": 2}
+    np.testing.assert_allclose(
+        scores(new, 0, clicks), scores(old, "last", clicks), rtol=0, atol=1e-6
+    )
