@@ -2,7 +2,8 @@
 
     p      chance that a value meets another of its feature in one lookup (`features.collisions`)
     p^c    ... in all c lookups: then nothing tells the two apart
-    auto   the smallest c in 1..4 with p^c <= 1 %; 4 where none is enough
+    auto   the smallest c in 1..4 with p^c <= 1 %; 2 where none is enough, since more lookups then
+           crowd the table for little (ML-1M at 158 kB, one seed: AUC .8775 with 4, .8812 with 2)
 
 Rows are as many whatever is chosen; what changes is the width of the embedding. A feature with
 exact rows has one lookup, one that says itself how many keeps its number. `trainer.pilot` chooses
@@ -93,7 +94,5 @@ def foreseen(
 
 
 def _enough(meets: float) -> int:
-    count = 1
-    while count < MOST_LOOKUPS and meets**count > _LOST:
-        count += 1
-    return count
+    counts = range(1, MOST_LOOKUPS + 1)
+    return next((count for count in counts if meets**count <= _LOST), START_LOOKUPS)

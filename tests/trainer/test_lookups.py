@@ -45,14 +45,12 @@ def lookups_of(run: Run) -> dict[str, int]:
 
 
 def test_a_feature_gets_as_many_lookups_as_its_cardinality_needs():
-    seen = Seen({"user": counted(30_000), "item": counted(200), "tags": counted(2)})
+    # p = 1 - (1 - 1/300)^(N - 1), and the smallest c with p^c <= 0.01 is that of ...
+    expected = {3: 1, 25: 2, 60: 3, 100: 4, 200: 2, 30_000: 2}  # p .007 .077 .18 .28 .49 1
 
-    chosen = by_cardinality(job_of("auto"), seen)
-
-    # p = 1 - (1 - 1/300)^(N - 1): 1, 0.485 and 0.003; the smallest c with p^c <= 0.01, at most 4.
-    assert chosen == {"user": 4, "item": 4, "tags": 1}
-    few = Seen({**seen.categorical, "item": counted(25)})
-    assert by_cardinality(job_of("auto"), few)["item"] == 2  # p = 0.077
+    for cardinality, lookups in expected.items():
+        seen = Seen({"user": counted(cardinality), "item": counted(9), "tags": counted(9)})
+        assert by_cardinality(job_of("auto"), seen)["user"] == lookups
 
 
 def test_exact_features_have_one_and_features_that_say_how_many_keep_it():
@@ -63,7 +61,7 @@ def test_exact_features_have_one_and_features_that_say_how_many_keep_it():
     changed = with_lookups(job, by_cardinality(job, seen))
 
     counts = {one.name: one.num_lookups for one in feature_set_of(changed).features}
-    assert counts == {"user": 4, "item": 1, "tags": 3}
+    assert counts == {"user": 2, "item": 1, "tags": 3}
     assert by_cardinality(changed, seen) == {}
 
 
