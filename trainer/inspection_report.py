@@ -287,8 +287,8 @@ def _worth(worth: Worth | str) -> str:
     note = (
         f"The AUC that is lost where the mean stands for a feature's embedding; with all of them "
         f"it is {number(worth.auc)} on {worth.rows:,} rows. Nothing is trained anew, so a feature "
-        "that others could replace seems to be worth more than it is, and one that shares what it "
-        "knows with others less. The error is the standard error over the rows."
+        "whose part others could take over seems to be worth more than it is. The error is the "
+        "standard error over the rows."
     )
     return section(title, table(["feature", "AUC lost", "error", ""], rows), note)
 

@@ -4,7 +4,16 @@ from itertools import pairwise
 
 import pytest
 
-from trainer.charts import Mark, Series, calibration_chart, line_chart, thinned, ticks
+from trainer.charts import (
+    Mark,
+    Series,
+    calibration_chart,
+    line_chart,
+    log_chart,
+    log_ticks,
+    thinned,
+    ticks,
+)
 from trainer.metrics import CalibrationBin, Metrics
 from trainer.report import FeatureFacts, Report, render, write_report
 from trainer.toml import toml_text
@@ -212,3 +221,31 @@ def test_a_job_comes_back_from_its_toml():
 
     del tree["data"]["valid"]
     assert tomllib.loads(text) == tree
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1, 1000, [1, 10, 100, 1000]),
+        (0.04, 0.3, [0.05, 0.1, 0.2]),
+        (3, 30, [5, 10, 20]),
+        (1e-12, 1, [1e-12, 1e-9, 1e-6, 1e-3, 1]),
+    ],
+)
+def test_ticks_of_a_logarithm_are_powers_of_ten_or_round_numbers(low, high, expected):
+    assert log_ticks(low, high, 5) == pytest.approx(expected)
+
+
+def test_points_without_a_logarithm_are_left_out_and_equal_ratios_are_equally_far_apart():
+    points = [(0.0, 1.0), (1.0, 2.0), (10.0, 20.0), (100.0, 200.0), (1000.0, 0.0)]
+
+    svg = log_chart([Series("a", points, dots=True), Series("", [])], "x", "y", [Mark(10.0, "now")])
+    nothing = log_chart([Series("a", [])], "x", "y")
+
+    parsed(svg)
+    places = [tuple(map(float, each)) for each in re.findall(r'cx="([^"]+)" cy="([^"]+)"', svg)]
+    steps = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(places)]
+    assert len(places) == 3
+    assert steps[0] == pytest.approx(steps[1], abs=0.2)
+    assert "now" in svg
+    parsed(nothing)
