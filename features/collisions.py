@@ -104,10 +104,21 @@ def _popular_collisions(
 def measured_collisions(layout: Layout, feature: str, keys: NDArray[np.uint64]) -> Collisions:
     """Counts the collisions of a feature's values from their keys (repeated ones count once).
 
-    Values an exact feature has not seen all share its row for the unseen.
+    Values an exact feature has not seen all share its row for the unseen. As in a forecast, values
+    that a dictionary or a network tells apart have none, and rows that only weigh others, as
+    importances do, do not count.
     """
     distinct = np.unique(keys)
+    route = layout[feature]
+    if route.reader is not None and route.vocabulary is None and not route.lookups:
+        cardinality = float(len(distinct))
+        return Collisions(
+            feature=feature, cardinality=cardinality, co_residents=0.0, in_all_lookups=0.0
+        )
     rows = layout.rows_of(feature, KeyColumn(distinct))
+    if route.reader is not None and route.lookups and distinct.size:
+        # All values read a lookup in one region: the first one says in which.
+        rows = rows[[layout.region_of(int(row)).name == route.region for row in rows[:, 0]]]
     others = np.stack([_sharers(lookup) for lookup in rows]) if distinct.size else np.zeros((1, 1))
     return Collisions(
         feature=feature,

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from features.collisions import forecast, measured_collisions
 from features.routing import Layout
-from tests.golden.make_readers import FILE, TABLES, layout_of, reading
+from tests.golden.make_readers import FILE, TABLES, VALUES, layout_of, reading
 
 GOLDEN = json.loads(FILE.read_text())
 
@@ -45,3 +46,21 @@ def test_every_method_is_pinned():
     from trainer.representations.registry import METHODS
 
     assert {table["method"] for table in TABLES.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    "method", ["hash_embedding", "hashednet", "robe", "qr", "tt", "dhe", "exact"]
+)
+def test_collisions_by_a_reader_are_counted_as_they_are_foretold(method):
+    layout = layout_of(TABLES[method])
+    keys = np.arange(1000, 3000, dtype=np.uint64)
+
+    measured = measured_collisions(layout, "user", keys)
+    foretold = {one.feature: one for one in forecast(layout, dict.fromkeys(VALUES, len(keys)))}
+
+    if method == "exact":  # none of these was seen: they have the row of the unseen in common
+        assert measured.co_residents == len(keys) - 1
+    elif not layout["user"].lookups:
+        assert measured.co_residents == foretold["user"].co_residents == 0
+    elif method != "robe":  # whose blocks overlap more often than they begin at one place
+        assert measured.co_residents == pytest.approx(foretold["user"].co_residents, rel=0.1)
