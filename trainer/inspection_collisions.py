@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.batches import KeyColumn
-from features.collisions import expected_collisions
+from features.collisions import Collisions, expected_collisions, forecast
 from features.readers.ring import RingReader
 from features.routing import FeatureRoute, Layout
 from trainer.inspection_values import Values
@@ -31,7 +31,8 @@ from trainer.inspection_values import Values
 class Shares:
     """A share of the values, as foreseen and as counted, and of the reads they get."""
 
-    forecast: float
+    forecast: float | None
+    """None where values read by popularity and no formula tells."""
     values: float
     reads: float
 
@@ -45,6 +46,8 @@ class FeatureCollisions:
     region: str
     region_rows: int
     num_lookups: int
+    by_popularity: bool
+    """Whether some values have rows of their own, or read all lookups where others do not."""
     values: int
     reads: int
     within: Shares
@@ -92,9 +95,18 @@ def count_collisions(
 ) -> tuple[FeatureCollisions, ...]:
     """Returns the collisions of every feature that is hashed into rows; those whose values a
     dictionary or a network tells apart have none."""
-    foreseen = _expected_residents(layout, values)
+    residents = _expected_residents(layout, values)
+    cardinality = {route.name: len(values.get(route.name, _NONE).reads) for route in layout.routes}
+    expected = {one.feature: one for one in forecast(layout, cardinality)}
     return tuple(
-        _collisions(layout, route, values[route.name], counts, foreseen[route.region], threads)
+        _collisions(
+            layout,
+            route,
+            values[route.name],
+            counts,
+            (expected[route.name], residents[route.region]),
+            threads,
+        )
         for route in layout.routes
         if route.lookups and route.vocabulary is None and len(values.get(route.name, _NONE).reads)
     )
@@ -131,9 +143,10 @@ def _collisions(
     route: FeatureRoute,
     found: Values,
     counts: RowCounts,
-    residents: float,
+    foreseen: tuple[Collisions, float],
     threads: int,
 ) -> FeatureCollisions:
+    """Counts; `foreseen` are the feature's collisions, and the residents of its whole region."""
     rows = _lookup_rows(layout, route, found.column, threads)
     weight = found.reads / found.total
     num_lookups, num_values = rows.shape
@@ -151,12 +164,15 @@ def _collisions(
         all_reads = counts.reads[lookup]
         parts = np.stack([found.reads, same_reads - found.reads, all_reads - same_reads])
         shares += (parts / all_reads) @ weight
-    co_residents, in_all = expected_collisions(num_values, route.region_rows, num_lookups)
-    in_one = expected_collisions(num_values, route.region_rows, 1)[1]
-    same_rows = expected_collisions(num_values, route.region_rows**num_lookups, 1)[1]
+    expected, residents = foreseen
     region_rows = sum(region.rows for region in layout.regions if region.name == route.region)
+    crowd: float | None = residents / region_rows - num_values / route.region_rows
+    in_one: float | None = expected_collisions(num_values, route.region_rows, 1)[1]
+    same_rows: float | None = expected_collisions(num_values, route.region_rows**num_lookups, 1)[1]
+    if route.popular is not None:
+        crowd = in_one = same_rows = None
 
-    def measured(forecast: float, each: NDArray[np.float64]) -> Shares:
+    def measured(forecast: float | None, each: NDArray[np.float64]) -> Shares:
         return Shares(forecast=forecast, values=float(each.mean()), reads=float(each @ weight))
 
     own, same_feature, foreign = (shares / num_lookups).tolist()
@@ -166,14 +182,13 @@ def _collisions(
         region=route.region,
         region_rows=region_rows,
         num_lookups=num_lookups,
+        by_popularity=route.popular is not None,
         values=num_values,
         reads=found.total,
-        within=measured(co_residents, within / num_lookups),
-        across=measured(
-            residents / region_rows - num_values / route.region_rows, across / num_lookups
-        ),
+        within=measured(expected.co_residents, within / num_lookups),
+        across=measured(crowd, across / num_lookups),
         in_one_lookup=measured(in_one, meets / num_lookups),
-        in_all_lookups=measured(in_all, meets_in_all.astype(np.float64)),
+        in_all_lookups=measured(expected.in_all_lookups, meets_in_all.astype(np.float64)),
         merged=measured(same_rows, _has_twin(rows).astype(np.float64)),
         own_reads=own,
         within_reads=same_feature,

@@ -1,7 +1,8 @@
 """How many rows a collision rate takes: the formula of `features.collisions`, turned round.
 
 A value of N, in R rows by c hash functions, meets another value of its feature in every lookup with
-probability (1 - (1 - 1/R)^(N - 1))^c.
+probability (1 - (1 - 1/R)^(N - 1))^c. Features some of whose values are read by popularity are left
+out: not all of their values are hashed alike.
 """
 
 from __future__ import annotations
@@ -53,20 +54,27 @@ def rows_needed(num_values: int, num_lookups: int, rate: float) -> int:
 
 def feature_needs(collisions: Sequence[FeatureCollisions]) -> tuple[FeatureNeed, ...]:
     """Returns what each hashed feature needs."""
-    return tuple(
-        FeatureNeed(
-            feature=one.feature,
-            values=one.values,
-            num_lookups=one.num_lookups,
-            now=one.in_all_lookups.forecast,
-            rows=tuple(rows_needed(one.values, one.num_lookups, rate) for rate in RATES),
+    found = []
+    for one in collisions:
+        now = one.in_all_lookups.forecast
+        if one.by_popularity or now is None:
+            continue
+        needs = tuple(rows_needed(one.values, one.num_lookups, rate) for rate in RATES)
+        found.append(
+            FeatureNeed(
+                feature=one.feature,
+                values=one.values,
+                num_lookups=one.num_lookups,
+                now=now,
+                rows=needs,
+            )
         )
-        for one in collisions
-    )
+    return tuple(found)
 
 
 def need_curves(collisions: Sequence[FeatureCollisions]) -> tuple[NeedCurve, ...]:
     """Returns the curves from a 64th of the rows to 64 times as many."""
+    collisions = [one for one in collisions if not one.by_popularity]
     if not collisions:
         return ()
     total_values = sum(one.values for one in collisions)

@@ -7,14 +7,13 @@ from html import escape
 
 from trainer.charts import Mark, Series, log_chart
 from trainer.inspection import Inspection
-from trainer.inspection_angles import Angles, Key
+from trainer.inspection_angles import Angles
+from trainer.inspection_angles_section import angles_section
 from trainer.inspection_needs import RATES
 from trainer.inspection_rows import TOP_SHARES, NormBin
 from trainer.inspection_worth import FeatureWorth, Worth
-from trainer.page import Card, charts, number, page, percent, section, short, table
+from trainer.page import GAP, Card, charts, number, page, percent, section, short, table
 
-_MOST_IN_HEAT = 40
-_GAP = '<div style="height:12px"></div>'
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
@@ -31,12 +30,12 @@ def render(found: Inspection, footer: str) -> str:
         _use(found),
         _norms(found),
         # One matrix is enough, of what says more.
-        _angles(
+        angles_section(
             "what the first layers read",
             found.layer_angles,
             has_matrix=not isinstance(found.gradient_angles, Angles),
         ),
-        _angles("what reaches the output", found.gradient_angles, has_matrix=True),
+        angles_section("what reaches the output", found.gradient_angles, has_matrix=True),
         _worth(found.worth),
         _needs(found),
     ]
@@ -184,7 +183,7 @@ def _use(found: Inspection) -> str:
         "the idlest shard over the mean one where so many ranks share the table. Exact rows lie "
         "together at its end, and frequent values make the last shards busy."
     )
-    body = table(head, rows, is_html=True) + _GAP
+    body = table(head, rows, is_html=True) + GAP
     return section("Use of the rows", body + charts([*drawn, ("Load of the shards", shards)]), note)
 
 
@@ -219,61 +218,6 @@ def _norms(found: Inspection) -> str:
 
 def _side(bins: Sequence[NormBin], place: int) -> list[tuple[float, float]]:
     return [(each.mean, each.norms[place]) for each in bins]
-
-
-def _angles(what: str, angles: Angles | str, *, has_matrix: bool) -> str:
-    title = f"Angles: {what}"
-    if isinstance(angles, str):
-        return section(title, "", angles)
-    pairs = table(
-        ["lookup", "and lookup", "angle", "main directions"],
-        [
-            [
-                _name(pair.first),
-                _name(pair.second),
-                f"{pair.angle:.1f}",
-                f"{pair.main_direction:.1f}",
-            ]
-            for pair in angles.nearest
-        ],
-        "kinds",
-    )
-    note = (
-        f"Between the {angles.of}; {angles.num_pairs:,} pairs of lookups that share rows. Mean "
-        f"angle {angles.mean:.1f}\N{DEGREE SIGN}; readers that read all directions alike have "
-        f"{angles.uniform:.1f}\N{DEGREE SIGN}, and at 90\N{DEGREE SIGN} what one feature writes "
-        "into a row the other does not see. Main directions, those read most: "
-        f"{angles.mean_main_direction:.1f}\N{DEGREE SIGN} on average. The nearest pairs:"
-    )
-    return section(title, pairs + (_heat(angles) if has_matrix else ""), note)
-
-
-def _heat(angles: Angles) -> str:
-    if len(angles.readers) > _MOST_IN_HEAT:
-        return ""
-    head = "".join(f"<th><span>{escape(_name(key))}</span></th>" for key in angles.readers)
-    body = []
-    for key, row in zip(angles.readers, angles.matrix, strict=True):
-        cells = "".join(_cell(angle) for angle in row)
-        body.append(f"<tr><th>{escape(_name(key))}</th>{cells}</tr>")
-    return (
-        f'{_GAP}<div class="scroll"><table class="heat"><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _cell(angle: float | None) -> str:
-    if angle is None:
-        return "<td></td>"
-    # From 90 degrees, where nothing passes, to 30 and below.
-    strength = round(min(max((90 - angle) / 60, 0), 1) * 75)
-    colour = f"color-mix(in srgb, var(--orange) {strength}%, transparent)"
-    return f'<td style="background:{colour}">{angle:.0f}</td>'
-
-
-def _name(key: Key) -> str:
-    feature, lookup = key
-    return f"{feature} {lookup}"
 
 
 def _worth(worth: Worth | str) -> str:
@@ -322,13 +266,15 @@ def _needs(found: Inspection) -> str:
         )
         for colour, curve in enumerate(found.curves)
     ]
-    now = sum({one.region: one.region_rows for one in found.collisions}.values())
+    alike = [one for one in found.collisions if not one.by_popularity]
+    now = sum({one.region: one.region_rows for one in alike}.values())
     marks = [Mark(float(now), "now")]
     chart = log_chart(lines, "rows", "share of the values", marks)
     note = (
         "By the formula: the rows a feature's region needs for so few of its values to meet "
         "another one in every lookup; in a shared region the most demanding feature decides. The "
-        "curves are of all hashed features together, with all regions growing alike."
+        "curves are of all hashed features together, with all regions growing alike. Features with "
+        "values that are read by popularity are left out."
     )
-    body = table(head, rows, is_html=True) + _GAP
+    body = table(head, rows, is_html=True) + GAP
     return section("Rows needed", body + charts([("Values that collide in all", chart)]), note)

@@ -10,6 +10,9 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+GAP = '<div style="height:12px"></div>'
+"""HTML between two blocks of a section."""
+
 Facts = Sequence[tuple[str, str]]
 Card = tuple[str, str, str]
 """Name, value, and a note below it."""

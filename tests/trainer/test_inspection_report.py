@@ -99,6 +99,8 @@ def test_the_figures_are_plain_json(found) -> None:
     ("table", "hashed", "has_angles"),
     [
         ({"method": "pq"}, ["user", "item"], True),
+        ({"hot_rows": 0.2}, ["user", "item"], True),
+        ({"frequent_values": 15}, ["user", "item"], True),
         ({"method": "hash_embedding"}, ["user", "item"], True),
         ({"method": "robe", "width": 8}, ["user", "item"], False),
         ({"method": "hashednet", "width": 8}, ["user", "item"], False),
