@@ -28,7 +28,7 @@ _TIMESTAMPS = {
     pb.UNIT_NANOSECONDS: "ns",
 }
 # Numbers of these units are keys as they are.
-_PLAIN_UNITS = (pb.UNIT_INTEGER, pb.UNIT_DAYS, pb.UNIT_MICROSECONDS)
+PLAIN_UNITS = (pb.UNIT_INTEGER, pb.UNIT_DAYS, pb.UNIT_MICROSECONDS)
 
 
 def num_values(column: pb.Column) -> int:
@@ -55,7 +55,7 @@ def num_samples(column: pb.Column, feature_is_bag: bool) -> int:
 def plain_ids(column: pb.Column) -> bytes | None:
     """Returns the bytes of a column whose int64s are keys as they stand, None of any other."""
     data: bytes = column.int64s
-    if column.validity or column.offsets or column.unit not in _PLAIN_UNITS:
+    if column.validity or column.offsets or column.unit not in PLAIN_UNITS:
         return None
     return data if data or column.WhichOneof("values") == "int64s" else None
 

@@ -9,16 +9,31 @@ which is what protobuf itself would write, byte for byte. The gather kernel writ
 into the message. A reader takes them out as a view of it.
 """
 
+from typing import TypeVar
+
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-from features.errors import UnavailableError
+from features.errors import DataError, UnavailableError
 from native.frames import reserve
 from serving.stubs import parameter_pb2 as pb
+
+M = TypeVar("M", bound=Message)
 
 _ALIGNMENT = 16
 _PADDING_TAG = 0x32
 _LARGE_TAG = 0x7A
+
+
+def parsed(kind: type[M], data: bytes) -> M:
+    """Returns a request as a message of a kind; raises DataError where it is none."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise DataError(
+            f"the request is no {kind.DESCRIPTOR.name}", "use the .proto of this service"
+        ) from None
 
 
 def varint(number: int) -> bytes:

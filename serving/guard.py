@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from features.errors import DataError, LimitError, MuxtableError
+from features.errors import LimitError, MuxtableError
 from serving.access import Access, Role, UnknownCallerError
+from serving.frame import parsed
 from serving.metrics import Metrics
 from serving.service import Expired
 from serving.status import FIX_KEY, code_of, texts_of
@@ -87,9 +88,9 @@ class Guard:
         self._log = log
 
     def unary(
-        self, method: str, request_type: type[Message], act: Unary, pool: ThreadPoolExecutor
+        self, method: str, request_type: type[Message] | None, act: Unary, pool: ThreadPoolExecutor
     ) -> grpc.RpcMethodHandler:
-        """Returns the handler of a method with one reply."""
+        """Returns the handler of a method with one reply; without a type it takes bytes."""
         needed = ROLES[method]
 
         def handle(data: bytes, context: Any) -> bytes:
@@ -98,7 +99,8 @@ class Guard:
             failure: Exception | None = None
             try:
                 role = self._access.check(context, needed)
-                reply = act(_parsed(request_type, data), context)
+                request = data if request_type is None else parsed(request_type, data)
+                reply = act(request, context)
             except Exception as exc:  # noqa: BLE001  every error becomes a status
                 failure = exc
                 code = _code(exc).name
@@ -120,7 +122,7 @@ class Guard:
     ) -> grpc.RpcMethodHandler:
         """Returns the handler of a method with many replies; `places` bound how many run."""
         handle = self._streaming(
-            method, lambda data, context: act(_parsed(request_type, data), context), places
+            method, lambda data, context: act(parsed(request_type, data), context), places
         )
         handle.experimental_thread_pool = pool  # type: ignore[attr-defined]
         return grpc.unary_stream_rpc_method_handler(handle)
@@ -174,15 +176,6 @@ class Guard:
         if self._metrics is not None:
             self._metrics.ended(method, code, seconds, sent)
         self._log.write(method, code, role, seconds, (size, sent), context)
-
-
-def _parsed(request_type: type[Message], data: bytes) -> Any:
-    try:
-        return request_type.FromString(data)
-    except DecodeError:
-        raise DataError(
-            f"the request is no {request_type.DESCRIPTOR.name}", "use the .proto of this service"
-        ) from None
 
 
 def _code(error: Exception) -> grpc.StatusCode:

@@ -21,6 +21,7 @@ from serving.access import Access, Role
 from serving.admin import AdminService, Operations
 from serving.guard import AccessLog, Guard
 from serving.metrics import Metrics
+from serving.pool import CallPool
 from serving.service import ParameterService
 from serving.settings import ServeSettings
 from serving.stubs import admin_pb2, parameter_pb2
@@ -34,6 +35,8 @@ METHODS = (
     *(method.name for service in (PARAMETER, ADMIN) for method in service.methods),
     "ServerReflectionInfo",
 )
+# Methods that read their request themselves.
+_READS_BYTES = ("Lookup",)
 # Room in a message beside the rows that a limit is about.
 HEAD_BYTES = 1 << 20
 _NUM_COMMANDS = 2
@@ -56,8 +59,8 @@ class Server:
         self._settings = settings
         default = Role.ADMIN if settings.is_loopback else Role.READ
         guard = Guard(Access(settings.access, default), metrics, AccessLog(settings.access_log))
-        self._pools = [
-            ThreadPoolExecutor(settings.num_threads, "lookup"),
+        self._pools: list[ThreadPoolExecutor] = [
+            CallPool(settings.num_threads, "lookup"),
             # More threads than streams, so that one too many is refused instead of waiting.
             ThreadPoolExecutor(settings.max_streams + _SPARE_CALLS, "stream"),
             ThreadPoolExecutor(_NUM_COMMANDS, "command"),
@@ -126,7 +129,8 @@ class Server:
                 )
             else:
                 pool = commands if service is ADMIN else lookups
-                handlers[method.name] = guard.unary(method.name, request_type, act, pool)
+                kind = None if method.name in _READS_BYTES else request_type
+                handlers[method.name] = guard.unary(method.name, kind, act, pool)
         return handlers
 
     def _add_reflection(self, guard: Guard, places: threading.Semaphore) -> None:

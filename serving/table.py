@@ -7,7 +7,7 @@ codec's own bytes, since nobody else could combine the rows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,9 @@ from features.batches import KeyColumn
 from features.errors import DataError, LimitError, NotFoundError
 from features.regions import FeatureRoute
 from native import codecs, kernels
-from native.frames import RawLookup
-from serving.columns import WHERE, num_samples, num_values, plain_ids, read_keys
-from serving.frame import reply_frame, reply_head
+from serving.columns import WHERE, num_samples, num_values, read_keys
+from serving.frame import reply_frame
+from serving.plain import PlainLookups
 from serving.stubs import parameter_pb2 as pb
 from storage.codecs.base import Codec
 from storage.codecs.registry import codec_named
@@ -28,7 +28,6 @@ from storage.vectors import combined, pool
 
 _NO_ROWS = np.empty((0, 0), np.int64)
 _MOST_PLANS = 256
-_MOST_HEADS = 1024
 
 # Codecs whose rows are numbers as they stand, little-endian.
 _SAME = {"float32": (pb.OUTPUT_FLOAT32,), "float16": (pb.OUTPUT_FLOAT16,)}
@@ -53,14 +52,8 @@ class _Plan:
 
     routes: tuple[FeatureRoute, ...]
     columns: frozenset[str]
-    raw: RawLookup | None
-    """Where every feature is hashed, and its values may be keys as they stand."""
-    order: tuple[str, ...]
-    """The column of each feature, in their order; of crosses the first."""
     num_lookups: tuple[int, ...]
     """Rows read for each value of a feature, those that a prefix codec leaves out not counted."""
-    rows_of_value: int
-    """Rows read for one value of each feature."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -87,6 +80,12 @@ class Stamp:
     version: str
     digest: bytes
     counter: int
+    on_wire: bytes = field(init=False, compare=False, repr=False)
+    """It as the first field of a reply."""
+
+    def __post_init__(self) -> None:
+        reply = pb.LookupReply(stamp=self.message())
+        object.__setattr__(self, "on_wire", reply.SerializeToString())
 
     def message(self) -> pb.Stamp:
         """Returns it as a message."""
@@ -101,7 +100,6 @@ class Table:
         self._limits = limits
         self._routes = {route.name: route for route in snapshot.layout.routes}
         self._plans: dict[tuple[str, ...], _Plan] = {}
-        self._heads: dict[object, bytes] = {}
         layout = snapshot.layout
         self.codec: Codec = snapshot.codec
         """What a reply of `OUTPUT_CODEC` is decoded by."""
@@ -111,6 +109,10 @@ class Table:
         self._row_items = _items(snapshot.codec)
         # Outputs for which the rows are sent as they lie.
         self._as_stored = frozenset({pb.OUTPUT_CODEC, *_SAME.get(snapshot.codec.name, ())})
+        self.plain = PlainLookups(
+            snapshot, self._as_stored, limits.max_lookups, limits.max_reply_bytes
+        )
+        """Answers requests with ids alone."""
 
     def lookup(self, request: pb.LookupRequest, stamp: Stamp) -> bytes:
         """Returns the LookupReply of a request.
@@ -119,10 +121,6 @@ class Table:
         LimitError, before anything is looked up, for a request or reply that is too large.
         """
         plan = self._plan(tuple(request.features))
-        if plan.raw is not None and request.output in self._as_stored:
-            reply = self._lookup_plain(plan, plan.raw, request, stamp)
-            if reply is not None:
-                return reply
         columns = _by_name(request.columns, plan)
         output = request.output
         if request.unpooled is False and output == pb.OUTPUT_CODEC:
@@ -181,21 +179,10 @@ class Table:
         num_lookups = tuple(
             num_served(self.snapshot.codec, self._lookups(route)) for route in routes
         )
-        is_plain = all(
-            route.is_hashed
-            and route.feature.kind == "categorical"
-            and route.feature.derive is None
-            and route.key_class == "int"
-            and count == self._lookups(route)
-            for route, count in zip(routes, num_lookups, strict=True)
-        )
         return _Plan(
             routes=routes,
             columns=frozenset(columns),
-            order=tuple(route.feature.columns[0] for route in routes),
-            raw=_raw_lookup(routes) if is_plain else None,
             num_lookups=num_lookups,
-            rows_of_value=sum(num_lookups),
         )
 
     def _check_limits(
@@ -245,32 +232,6 @@ class Table:
         """Returns the rows a reply has for a value: its lookups, or parts of what a reader made."""
         return route.width_total // self.snapshot.layout.unit_width
 
-    def _lookup_plain(
-        self, plan: _Plan, raw: RawLookup, request: pb.LookupRequest, stamp: Stamp
-    ) -> bytes | None:
-        """Answers for hashed features by one call; None where a column is not so simple.
-
-        Whatever is wrong with a request is found on the other way.
-        """
-        sent = {column.name: column for column in request.columns}
-        if len(sent) != len(plan.order):
-            return None
-        ids = []
-        for name in plan.order:
-            column = sent.get(name)
-            data = None if column is None else plain_ids(column)
-            if data is None:
-                return None
-            ids.append(data)
-        size = len(ids[0])
-        if size % 8 or not size or any(len(data) != size for data in ids):
-            return None
-        num_rows = size // 8 * plan.rows_of_value
-        output = request.output
-        self._check_size(num_rows, num_rows * self._items[output], request)
-        head = self._head(plan, size // 8, output, stamp)
-        return raw.answer(head, ids, self.snapshot.rows)
-
     def _block(
         self, route: FeatureRoute, columns: Mapping[str, pb.Column], served: int, unpooled: bool
     ) -> _Block:
@@ -305,21 +266,6 @@ class Table:
             row_bytes=_item(self._items, output),
             width=self.snapshot.layout.unit_width,
         )
-
-    def _head(self, plan: _Plan, count: int, output: pb.Output, stamp: Stamp) -> bytes:
-        """Returns what stands before the rows of a reply with as many values of each feature."""
-        key = (plan, count, output, stamp)
-        head = self._heads.get(key)
-        if head is None:
-            reply = self._reply(output, stamp)
-            for lookups in plan.num_lookups:
-                reply.features.add(count=count, lookups=lookups)
-            size = count * plan.rows_of_value * _item(self._items, output)
-            head = reply_head(reply.SerializeToString(), size)
-            if len(self._heads) >= _MOST_HEADS:
-                self._heads.clear()
-            self._heads[key] = head
-        return head
 
     def _written(
         self, plan: _Plan, blocks: Sequence[_Block], output: pb.Output, stamp: Stamp
@@ -440,13 +386,3 @@ def _refuse_pooled_codes(plan: _Plan) -> None:
                 " own bytes",
                 "ask for float32 or float16, or set unpooled and pool what comes back",
             )
-
-
-def _raw_lookup(routes: Sequence[FeatureRoute]) -> RawLookup:
-    lookups = [lookup for route in routes for lookup in route.lookups]
-    return RawLookup(
-        np.array([len(route.lookups) for route in routes], np.int32),
-        np.array([lookup.salt for lookup in lookups], np.uint64),
-        np.array([lookup.base for lookup in lookups], np.int64),
-        np.array([lookup.rows for lookup in lookups], np.int64),
-    )

@@ -60,6 +60,8 @@ class Held:
     manifest: bytes = b""
     directory: int = -1
     """Descriptor of its directory: what was removed from it can still be sent."""
+    stamp: Stamp | None = None
+    """What the last call said of it; a promotion makes a new one."""
     calls: int = 0
     """Calls that use it now."""
 
@@ -175,14 +177,31 @@ class Versions:
         Raises NotFoundError for one there is not, StateError for one that is not available, and
         UnavailableError where none is in force, or none as new as the client has seen.
         """
-        held, stamp = self._take(choice, deadline_s)
+        held, stamp = self.take(choice, deadline_s)
         try:
             yield held, stamp
         finally:
-            with self._changed:
-                held.calls -= 1
-                if held.calls == 0 and held.state == pb.STATE_DRAINING:
-                    self._changed.notify_all()
+            self.give_back(held)
+
+    def take(self, choice: pb.Choice, deadline_s: float | None) -> tuple[Held, Stamp]:
+        """Takes hold of a version as `using` does, until `give_back`."""
+        with self._changed:
+            if choice.min_counter > self._force.counter:
+                self._await_promotion(choice.min_counter, deadline_s)
+            held = self._available(self._resolve(choice.version))
+            held.calls += 1
+            stamp, counter = held.stamp, self._force.counter
+            if stamp is None or stamp.counter != counter:
+                stamp = Stamp(version=held.name, digest=held.digest, counter=counter)
+                held.stamp = stamp
+        return held, stamp
+
+    def give_back(self, held: Held) -> None:
+        """Ends what `take` began."""
+        with self._changed:
+            held.calls -= 1
+            if held.calls == 0 and held.state == pb.STATE_DRAINING:
+                self._changed.notify_all()
 
     def named(self, name: str) -> Held:
         """Returns a version by its name, which the caller does not hold."""
@@ -234,17 +253,6 @@ class Versions:
         held.digest = bytes.fromhex(snapshot.digest)
         held.table = Table(snapshot, self.limits)
         logger.info("version %s is ready after %.2f s", held.name, time.monotonic() - began)
-
-    def _take(self, choice: pb.Choice, deadline_s: float | None) -> tuple[Held, Stamp]:
-        with self._changed:
-            if choice.min_counter > self._force.counter:
-                self._await_promotion(choice.min_counter, deadline_s)
-            force = self._force
-            name = self._resolve(choice.version)
-            held = self._available(name)
-            held.calls += 1
-            stamp = Stamp(version=name, digest=held.digest, counter=force.counter)
-        return held, stamp
 
     def _await_promotion(self, counter: int, deadline_s: float | None) -> None:
         # Half of what is left, so that the caller hears of it and can try again.
