@@ -42,7 +42,8 @@ def job(tmp_path_factory) -> Path:
 
 
 def render(job: Path, *words: object, workers: int = 4, image: str = IMAGE) -> Finished:
-    return muxtable("k8s", "render", "--job", job, "--image", image, "--workers", workers, *words)
+    where = ("--job", job, "--image", image, "--workers", workers)
+    return muxtable("k8s", "render", *where, *words, timeout_s=300)
 
 
 @pytest.fixture(scope="module")
