@@ -95,10 +95,10 @@ def command(
     )
     codecs = () if codec is None else parse_codecs(codec)
     points = make_points(load_tree(job_path, overrides or ()), str(job_path), axes)
+    from launch.cluster.points import Order
     from launch.sweep.outcome import present
     from launch.sweep.session import Stopped, check_points, run_sweep
     from launch.sweep.store import Store
-    from launch.sweep.tasks import Order
 
     order = Order(address=address, workers=workers, device=points[0].job.train.device)
     base = job_path.parent

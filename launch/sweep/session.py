@@ -17,9 +17,9 @@ from launch.sweep.watch import PointsProgress
 
 if TYPE_CHECKING:
     from features.schema import FeatureSet
+    from launch.cluster.points import Order
     from launch.console import Output
     from launch.sweep.grid import Point
-    from launch.sweep.tasks import Order
     from trainer.job import Job
 
 
@@ -111,7 +111,7 @@ def _train(
     order: Order,
     output: Output,
 ) -> int | None:
-    from launch.sweep.tasks import run_points
+    from launch.cluster.points import run_points
 
     with PointsProgress(output, len(by_key), len(by_key) - len(assignments)) as progress:
 
