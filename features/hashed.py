@@ -2,33 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.hashing import null_salts, salts
+from features.regions import Lookup
 from native import hashing as native
-
-
-class Hashed(Protocol):
-    """What a lookup says of its hash function and the rows it gives."""
-
-    @property
-    def salt(self) -> int:
-        """Of values."""
-
-    @property
-    def null_salt(self) -> int:
-        """Of null, which is key 0 under it."""
-
-    @property
-    def base(self) -> int:
-        """The first row."""
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,7 +23,7 @@ class Hashing:
     sizes: NDArray[np.int64]
 
     @classmethod
-    def of(cls, lookups: Sequence[tuple[int, Hashed]]) -> Self:
+    def of(cls, lookups: Sequence[tuple[int, Lookup]]) -> Self:
         """For lookups, each with the number of its feature among the keys."""
         return cls(
             feature=np.array([number for number, _ in lookups], np.int32),

@@ -82,32 +82,21 @@ class Router:
 
     def read(self, batch: KeyBatch, width: int, threads: int) -> RowBatch:
         """Returns the rows of a batch's keys where readers make the vectors."""
-        readings = []
-        parts = []
-        for route in self.routes:
-            assert route.reader is not None  # noqa: S101  all routes have one, or none
-            column = batch.columns[route.name]
-            offsets, mean = column.offsets, False
-            if route.feature.is_bag:
-                column = _pooled(route, column)
-                offsets, mean = column.offsets, route.feature.pooling != "sum"
-            reading = route.reader.read(column, threads)
-            count, num_values = reading.rows.shape
-            readings.append(reading.rows.reshape(-1))
-            parts.append(Part(route.reader, (count, num_values), reading.extra, offsets, mean))
-        rows = np.concatenate(readings)[None]
-        return RowBatch(rows.size, rows, np.zeros(1, np.int64), (), width, tuple(parts))
+        columns = {
+            route.name: _pooled(route, batch.columns[route.name])
+            if route.feature.is_bag
+            else batch.columns[route.name]
+            for route in self.routes
+        }
+        return _one_by_one(
+            [_read(route, columns[route.name], threads) for route in self.routes], width
+        )
 
     def read_values(
         self, route: FeatureRoute, column: KeyColumn, width: int, threads: int
     ) -> RowBatch:
         """Returns the rows of one feature's keys, each a sample of its own."""
-        assert route.reader is not None  # noqa: S101  the caller has looked
-        reading = route.reader.read(column, threads)
-        count, num_values = reading.rows.shape
-        part = Part(route.reader, (count, num_values), reading.extra, None, False)
-        rows = reading.rows.reshape(1, -1)
-        return RowBatch(rows.size, rows, np.zeros(1, np.int64), (), width, (part,))
+        return _one_by_one([_read(route, KeyColumn(column.keys, column.nulls), threads)], width)
 
     def rows_of(self, route: FeatureRoute, column: KeyColumn, threads: int) -> NDArray[np.int64]:
         """Returns the rows int64[c, n] of one feature's keys, lists unpooled."""
@@ -141,6 +130,23 @@ class Router:
         assert column.offsets is not None  # noqa: S101  `_pooled` has looked
         # The mean of one value is the value, so `last` is a mean too.
         return Bag(rows, column.offsets, route.feature.pooling != "sum", route.column)
+
+
+def _read(route: FeatureRoute, column: KeyColumn, threads: int) -> tuple[NDArray[np.int64], Part]:
+    """Returns the rows of a feature's keys, lookup by lookup, and what is made of them."""
+    assert route.reader is not None  # noqa: S101  all routes have one, or none
+    reading = route.reader.read(column, threads)
+    count, num_values = reading.rows.shape
+    mean = route.feature.pooling != "sum"
+    part = Part(route.reader, (count, num_values), reading.extra, column.offsets, mean)
+    return reading.rows.reshape(-1), part
+
+
+def _one_by_one(read: Sequence[tuple[NDArray[np.int64], Part]], width: int) -> RowBatch:
+    """Returns a batch that looks every row up as a sample of its own."""
+    rows = np.concatenate([rows for rows, _ in read])[None]
+    parts = tuple(part for _, part in read)
+    return RowBatch(rows.size, rows, np.zeros(1, np.int64), (), width, parts)
 
 
 def _pooled(route: FeatureRoute, column: KeyColumn) -> KeyColumn:

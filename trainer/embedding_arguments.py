@@ -26,6 +26,12 @@ class Cardinalities:
 
 def table_settings(arguments: Mapping[str, Any]) -> TableSettings:
     """Returns the settings of a table; ConfigError naming the argument that is wrong."""
+    lookups = arguments["lookups"]
+    if isinstance(lookups, str):
+        raise ConfigError(
+            f'UnifiedEmbedding: lookups is "{lookups}", which only a job chooses from its data',
+            "give a number, or one for each feature: {name: lookups}",
+        )
     try:
         return TableSettings(**arguments)
     except ValidationError as exc:

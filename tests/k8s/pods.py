@@ -361,10 +361,7 @@ def _script(
     interpreter += [
         each
         for each in sys.path
-        # Not the root itself, should somebody have it on PYTHONPATH.
-        if Path(each).is_dir()
-        and Path(each) != Path("/")
-        and not any(Path(each).is_relative_to(top) for top in interpreter)
+        if Path(each).is_dir() and not any(Path(each).is_relative_to(top) for top in interpreter)
     ]
     lines = ["set -e", "mount --make-rprivate /", f"mkdir {root}"]
     lines += [f"mount -t tmpfs -o mode=755 tmpfs {root}", f"cd {root}"]

@@ -67,6 +67,12 @@ def test_one_openmp_runtime_is_loaded_beside_torch(first):
     assert len(lines) == 1, lines
 
 
+def test_an_installation_puts_nothing_but_its_own_folders_on_the_path():
+    (line,) = run("import sys\nprint('/' in sys.path)")
+
+    assert line == "False"
+
+
 def test_the_package_needs_no_torch():
     lines = run("import sys, native.kernels, native.limit\nprint('torch' in sys.modules)")
 

@@ -581,6 +581,11 @@ def test_the_printed_form_says_rows_width_and_mode():
         ({"features": [], "lists": {}, "sequences": {}}, ConfigError, "no features"),
         ({"features": "user"}, ConfigError, "is the string"),
         ({"features": ["a", "a"], "lists": {}, "sequences": {}}, ConfigError, "twice"),
+        (
+            {"features": FEATURES, "lookups": "auto"},
+            ConfigError,
+            'lookups is "auto", which only a job',
+        ),
         ({"features": {**FEATURES, "user": 0}}, ConfigError, 'lookups of "user" is 0'),
         ({"features": {**FEATURES, "user": "2"}}, ConfigError, "lookups of \"user\" is '2'"),
         ({"lists": {"tags": "max"}}, ConfigError, "pooling of \"tags\" is 'max'"),
