@@ -1,4 +1,4 @@
-"""Writes the tables and plots of docs/accuracy.md out of what is kept in benchmarks/results.
+"""Writes the tables and plots of trainings in docs out of what is kept in benchmarks/results.
 
     python -m benchmarks.accuracy_page
 
@@ -12,10 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold_ids, grid, lookups, other_sets, representations, table_optimizers
+from benchmarks import (
+    cold_ids,
+    grid,
+    growing,
+    lookups,
+    other_sets,
+    popular_values,
+    representations,
+    table_optimizers,
+)
 from benchmarks.grid import Outcome, Store
 
-PAGE = grid.ROOT / "docs" / "accuracy.md"
+PAGES = tuple(grid.ROOT / "docs" / name for name in ("accuracy.md", "methods.md", "evolving.md"))
 IMAGES = grid.ROOT / "docs" / "img"
 COSTS = "method_costs.json"
 
@@ -31,12 +40,15 @@ def tables(results: Path = grid.RESULTS) -> dict[str, str]:
         "lookups": _lookups(lookups.table(ml1m)),
         "optimizers": _optimizers(table_optimizers.table(ml1m)),
         "cold": _cold(cold_ids.table(_outcomes(cold_ids.NAME))),
+        "popular": _popular(popular_values.table(ml1m)),
     }
     for one in other_sets.SETS:
         found[one.name] = _methods(other_sets.table(one, other), one.budgets)
     costs = results / COSTS
     if costs.exists():
         found["costs"] = _costs(json.loads(costs.read_text())["rows"])
+    if growing.RESULT.exists():
+        found["growing"] = _growing(json.loads(growing.RESULT.read_text())["rows"])
     return found
 
 
@@ -51,8 +63,9 @@ def write(page: str, found: Mapping[str, str]) -> str:
 
 
 def main() -> None:
-    """Writes the page and its plots."""
-    PAGE.write_text(write(PAGE.read_text(), tables()))
+    """Writes the pages and their plots."""
+    for page in PAGES:
+        page.write_text(write(page.read_text(), tables()))
     rows = lookups.table(_outcomes(representations.NAME))
     if any(row["way"] == "exact" for row in rows):
         lookups.draw(rows, IMAGES / "lookups.png")
@@ -131,6 +144,35 @@ def _cold(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return _markdown(head, lines)
+
+
+def _popular(rows: Sequence[Row]) -> str:
+    by_cell = {(row["way"], row["budget"]): row for row in rows}
+    lines = []
+    for way in popular_values.WAYS:
+        cells = [by_cell.get((way, budget)) for budget in popular_values.BUDGETS]
+        if any(cells):
+            lines.append([way, *(_above(cell, way == popular_values.PLAIN) for cell in cells)])
+    return _markdown(["", *popular_values.BUDGETS], lines)
+
+
+def _above(row: Row | None, is_plain: bool) -> str:
+    if row is None:
+        return ""
+    return _number(row["auc"], 0.0) if is_plain else _signed(row["gain"])
+
+
+def _growing(rows: Sequence[Row]) -> str:
+    lines = [
+        [
+            row["way"],
+            f"{row['bytes'] / 1000:,.0f} kB",
+            "" if row["steps"] is None else f"{row['steps']:,}",
+            _number(row["auc"], 0.0),
+        ]
+        for row in rows
+    ]
+    return _markdown(["grown", "ends with", "steps", "test AUC"], lines)
 
 
 def _costs(rows: Sequence[Row]) -> str:

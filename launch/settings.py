@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,11 +105,11 @@ def _toml_value(text: str) -> Any:
 
 
 def _translate(exc: ValidationError, where: str) -> ConfigError:
-    error = exc.errors(include_url=False)[0]
-    more = exc.error_count() - 1
-    path = [
-        part for part in error["loc"] if isinstance(part, str) and not part.startswith("function-")
-    ]
+    errors = exc.errors(include_url=False)
+    error = errors[0]
+    path = _path(error["loc"])
+    same = [each for each in errors if _path(each["loc"]) == path]
+    more = len(errors) - len(same)
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
         known = _known_keys(path[:-1])
@@ -122,11 +123,23 @@ def _translate(exc: ValidationError, where: str) -> ConfigError:
     elif error["type"] == "missing":
         what, fix = f'{where}: key "{key}" is missing', f"add it: {_describe(path)}"
     else:
-        detail = error["msg"].removeprefix("Value error, ")
+        # A key that may be of several types has an error for each.
+        details = (each["msg"].removeprefix("Value error, ") for each in same)
+        detail = ", or ".join(dict.fromkeys(text[0].lower() + text[1:] for text in details))
         value = json.dumps(error["input"])
-        what = f'{where}: key "{key}" is {value}: {detail[0].lower() + detail[1:]}'
+        what = f'{where}: key "{key}" is {value}: {detail}'
         fix = _describe(path)
     return ConfigError(what + (f" (and {more} more)" if more else ""), fix)
+
+
+def _path(loc: Sequence[int | str]) -> list[str]:
+    """The key of an error: without places in lists, and without the types that a key may be of."""
+    path = [part for part in loc if isinstance(part, str) and not part.startswith("function-")]
+    depth = 3 if path[:1] == ["feature"] else 2
+    model = _model_at(path[:1])
+    field = model.model_fields.get(path[depth - 1]) if model and len(path) > depth else None
+    is_one_of = field and typing.get_origin(field.annotation) in (types.UnionType, typing.Union)
+    return path[:depth] if is_one_of else path
 
 
 def _model_at(path: Sequence[str]) -> type[BaseModel] | None:

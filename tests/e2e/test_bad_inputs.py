@@ -138,6 +138,11 @@ CASES = [
     Bad("unknown key", job("width = 4", "widht = 4"), ['"table.widht"', '"table.width"']),
     Bad("unknown section", add("\n[tabel]\nrows = 1"), ['"tabel"', '"table"']),
     Bad("missing label", job('label = "click"', ""), ['"data.label" is missing']),
+    Bad(
+        "none of two types",
+        job("rows = 200", 'rows = 200\nlookups = "all"'),
+        ['"table.lookups" is'],
+    ),
     Bad("text for a number", job("rows = 200", 'rows = "many"'), ["table.rows", '"many"']),
     Bad("number for a text", job('"train.parquet"', "7"), ["data.train", "7"]),
     Bad("out of range", job("width = 4", "width = 0"), ["table.width", "0"]),
