@@ -17,7 +17,7 @@ SOURCES := pyproject.toml native/CMakeLists.txt $(wildcard native/src/*)
 unexport PYTHONDONTWRITEBYTECODE
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup native demo test check format acceptance bench sanitize checkov stubgen proto docs clean
+.PHONY: setup native demo test check format acceptance fuzz bench sanitize checkov stubgen proto docs clean
 setup: $(STAMP)
 native: $(NATIVE)
 
@@ -54,6 +54,11 @@ format: native
 KILLS ?= 30
 acceptance: native
 	MUXTABLE_KILLS=$(KILLS) $(BIN)/python -m pytest -q -m slow --timeout 3600
+
+# Parsers of requests, against protobuf and against any bytes: 100,000 examples of each test.
+fuzz: native
+	$(BIN)/python -m pytest -q tests/native/test_frames.py tests/serving/test_fuzz.py --hypothesis-profile fuzz \
+	  --timeout 3600 -o faulthandler_timeout=0
 
 bench: native
 	for name in hashing kernel step input exchange checkpoint codecs ml1m serving versions; do $(BIN)/python -m benchmarks.$$name --json || exit 1; done

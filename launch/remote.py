@@ -33,7 +33,17 @@ Target = Annotated[
 
 def is_service(target: str) -> bool:
     """Whether a target is the address of a service; a directory of that name comes first."""
-    return ":" in target and not Path(target).exists()
+    return ":" in target and "://" not in target and not Path(target).exists()
+
+
+def folder(target: str) -> Path:
+    """Returns a target that is a directory; ConfigError where it is a bucket."""
+    if "://" in target:
+        raise ConfigError(
+            f"{target} has no version in force: services that follow a bucket have",
+            "give the address of such a service",
+        )
+    return Path(target)
 
 
 def open_client(

@@ -16,7 +16,8 @@ from pathlib import Path
 from features.errors import MuxtableError
 from serving.coordinator import Coordinator
 from serving.settings import ServeSettings
-from serving.sources import DirectorySource, ServiceSource, Source
+from serving.sources import DirectorySource, ObjectSource, ServiceSource, Source
+from storage.places import ObjectPath, place_of
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,11 @@ class Follower:
             return None
         directory = Path(settings.follow)
         source: Source
-        if ":" in settings.follow and not directory.exists():
+        if "://" in settings.follow:
+            place = place_of(settings.follow, Path())
+            assert isinstance(place, ObjectPath)  # noqa: S101  no folder has a :// in it
+            source = ObjectSource(place, settings.directory)
+        elif ":" in settings.follow and not directory.exists():
             source = ServiceSource(settings)
         else:
             source = DirectorySource(directory, settings.directory)

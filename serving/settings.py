@@ -48,7 +48,7 @@ class ServeSettings(BaseModel):
     pin: str | None = None
     """The version of the policy "pinned"."""
     follow: str | None = None
-    """Where new versions come from: a directory, or host:port of another service."""
+    """Where new versions come from: a directory, s3://bucket/prefix, or host:port of a service."""
     poll_s: Annotated[float, Field(gt=0, le=3600)] = 1.0
     """Seconds between looks for new versions."""
     follow_token: Path | None = None

@@ -1,13 +1,17 @@
-"""Where a follower finds versions: in a directory, or at another parameter service."""
+"""Where a follower finds versions: a directory, an object store, or another parameter service."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from serving.replication import copy_version, fetch_version
+from features.errors import SnapshotError, UnavailableError
+from serving.replication import copy_version, fetch_version, write_copy
 from serving.settings import ServeSettings
 from serving.stubs import parameter_pb2 as pb
 from serving.wire import Wire
+from storage.object_versions import ObjectVersions
+from storage.places import ObjectPath
 from storage.versions import version_names
 
 
@@ -43,6 +47,34 @@ class DirectorySource:
 
     def close(self) -> None:
         """Has nothing to give up."""
+
+
+class ObjectSource:
+    """A prefix of an object store, as `muxtable export --out s3://...` writes it."""
+
+    def __init__(self, place: ObjectPath, target: Path) -> None:
+        self._versions = ObjectVersions(place)
+        self._target = target
+
+    def names(self) -> list[str]:
+        """Returns the names of its versions."""
+        return self._versions.names()
+
+    def fetch(self, name: str, stopped: threading.Event) -> None:
+        """Downloads a version object by object."""
+        if (self._target / name).exists():
+            return
+
+        def pieces(file: str, offset: int) -> Iterator[bytes]:
+            try:
+                yield from self._versions.pieces(name, file, offset)
+            except SnapshotError as exc:  # goes on where it was, a bounded number of times
+                raise UnavailableError(exc.what, exc.fix) from exc
+
+        write_copy(self._target, name, self._versions.manifest(name), pieces, stopped)
+
+    def close(self) -> None:
+        """Has nothing to give up: what is under way looks at `stopped` itself."""
 
 
 class ServiceSource:

@@ -52,6 +52,11 @@ def check_name(kind: str, name: str) -> str:
     return name
 
 
+def name_taken(place: object) -> SnapshotError:
+    """Returns what is raised where something has the name of a new bundle already."""
+    return SnapshotError(f'"{place}" exists already', "nothing is overwritten: use another name")
+
+
 def temporary_path(parent: Path, name: str, attempt: str) -> Path:
     """Returns a new name for something that an attempt is making or removing."""
     return parent / f".{name}.{attempt}.{secrets.token_hex(4)}.tmp"

@@ -11,7 +11,7 @@ from typing import Any
 from features.errors import SnapshotError
 from storage.fsops import translated
 from storage.manifest import FileEntry, Kind, Parts
-from storage.names import MANIFEST
+from storage.names import MANIFEST, name_taken
 from storage.objects import ObjectStore
 from storage.parts import PartsWriter
 from storage.places import ObjectPath
@@ -69,8 +69,13 @@ class ObjectDraft:
         self._files: tuple[FileEntry, ...] = ()
 
     @property
-    def label(self) -> str:
+    def name(self) -> str:
         """The name of the bundle."""
+        return self.path.name
+
+    @property
+    def label(self) -> str:
+        """The same: there is no other directory."""
         return self.path.name
 
     def seal(self, content: Mapping[str, Any], others: Sequence[Parts] = ()) -> str:
@@ -99,9 +104,7 @@ class ObjectDraft:
                         "check the object store",
                     )
             if self._store.put_if(self.path / MANIFEST, self._manifest, None) is None:
-                raise SnapshotError(
-                    f'"{self.path}" exists already', "nothing is overwritten: use another name"
-                )
+                raise name_taken(self.path)
         self.is_published = True
 
     def discard(self) -> None:

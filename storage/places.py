@@ -54,6 +54,6 @@ def place_of(text: str, base: Path) -> Place:
         return ObjectPath(match["bucket"], key)
     if "://" in text:
         raise ConfigError(
-            f'"{text}" is no place for checkpoints', "give a folder or s3://bucket/prefix"
+            f'"{text}" is no place to write to', "give a folder or s3://bucket/prefix"
         )
     return base / text

@@ -5,19 +5,26 @@ manifest's attempt token is made of the checkpoint's digest. So the same checkpo
 anywhere, is the same bytes. At most a few MiB of rows are in memory at a time.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.errors import CodecError, SnapshotError
+from features.errors import CodecError
 from features.routing import Layout
 from storage.attempts import make_directories
 from storage.codecs.base import Codec, ErrorSum
 from storage.drafts import check_space, held, sweep
-from storage.fsops import DISK, Disk
+from storage.fsops import DISK, Disk, translated
+from storage.manifest import Parts
+from storage.names import MANIFEST, name_taken
+from storage.object_writer import ObjectDraft
+from storage.objects import ObjectStore
+from storage.parts import PartsWriter, Sharded
+from storage.places import ObjectPath, Place
 from storage.probes import make_probes, probe_rows, with_digests
 from storage.snapshot import CODEC_PREFIX, ROWS
 from storage.snapshot_record import SNAPSHOT, Deviation, Lineage, Record, Tower
@@ -40,7 +47,7 @@ class Written:
     """A snapshot that was written."""
 
     name: str
-    path: Path
+    path: Place
     digest: str
     size_bytes: int
     error: Deviation
@@ -67,6 +74,19 @@ class Source:
     def attempt(self) -> str:
         """The token of the manifest: made of the checkpoint, so that it is the same each time."""
         return f"export-{self.lineage.checkpoint[:16]}"
+
+
+class Draft(Protocol):
+    """A version that is being written, to a directory or to an object store."""
+
+    parts: PartsWriter
+
+    @property
+    def name(self) -> str:
+        """The version's name."""
+
+    def seal(self, content: Mapping[str, Any], others: Sequence[Parts] = ()) -> str:
+        """Waits for all files and makes the manifest; returns its sha256."""
 
 
 def write_snapshot(
@@ -103,6 +123,38 @@ def write_snapshot(
     )
 
 
+def put_snapshot(
+    parent: ObjectPath,
+    name: str,
+    source: Source,
+    *,
+    threads: int = 1,
+    on_rows: OnRows = lambda _: None,
+) -> Written:
+    """Writes a version below a prefix of an object store, the same bytes that a directory gets.
+
+    It is there when its manifest is, which is put last. Raises SnapshotError where a version has
+    that name, CodecError naming the rows that cannot be encoded. One process at a time may write a
+    name.
+    """
+    check_codec(source.layout, source.codec)
+    store = ObjectStore.at_hand()
+    path = parent / check_version(name)
+    with translated("look for a version", parent):
+        if MANIFEST in store.sizes(path):
+            raise name_taken(path)
+    draft = ObjectDraft(path, store, "snapshot", source.attempt, None, threads=1, copy_budget=0)
+    try:
+        digest, record = seal_snapshot(draft, source, threads=threads, on_rows=on_rows)
+        draft.publish()
+    except BaseException:
+        draft.discard()
+        raise
+    return Written(
+        name=name, path=path, digest=digest, size_bytes=draft.size_bytes, error=record.error
+    )
+
+
 def check_codec(layout: Layout, codec: Codec) -> None:
     """Raises CodecError where a codec leaves out lookups that readers combine with others."""
     if layout.has_readers and codec.lookups is not None:
@@ -117,15 +169,13 @@ def make_room(parent: Path, name: str, size_bytes: int, disk: Disk = DISK) -> No
     """Makes a directory ready for one more bundle; SnapshotError where there is no room for it."""
     make_directories(parent, disk)
     if (parent / name).exists():
-        raise SnapshotError(
-            f'"{parent / name}" exists already', "nothing is overwritten: use another name"
-        )
+        raise name_taken(parent / name)
     sweep(parent, disk)
     check_space(parent, size_bytes)
 
 
 def seal_snapshot(
-    writer: BundleWriter,
+    draft: Draft,
     source: Source,
     *,
     threads: int = 1,
@@ -133,7 +183,7 @@ def seal_snapshot(
     on_rows: OnRows = lambda _: None,
     on_block: OnBlock = lambda _first, _raw: None,
 ) -> tuple[str, Record]:
-    """Writes everything but the last rename; returns the digest of the manifest and what it says.
+    """Writes everything but what publishes it; returns the digest of the manifest and what it says.
 
     `on_block` is told of each block of encoded rows and its first row.
     """
@@ -159,7 +209,7 @@ def seal_snapshot(
 
     def record() -> Record:
         return Record(
-            name=writer.name,
+            name=draft.name,
             layout=layout.to_json(),
             codec=codec.to_json(),
             hash_seed=layout.hash_seed,
@@ -172,11 +222,11 @@ def seal_snapshot(
             tower=source.tower,
         )
 
-    return seal_rows(writer, layout, codec, source.files, blocks, record, part_bytes)
+    return seal_rows(draft, layout, codec, source.files, blocks, record, part_bytes)
 
 
 def seal_rows(
-    writer: BundleWriter,
+    draft: Draft,
     layout: Layout,
     codec: Codec,
     files: Mapping[str, bytes],
@@ -186,15 +236,15 @@ def seal_rows(
 ) -> tuple[str, Record]:
     """Writes a snapshot whose rows are encoded already; `record` is asked when all were written."""
     shape = (layout.rows, codec.row_bytes)
-    rows = write_streamed(writer.parts, ROWS, shape, np.dtype(np.uint8), blocks, part_bytes)
+    rows = write_streamed(draft.parts, ROWS, shape, np.dtype(np.uint8), blocks, part_bytes)
     for vocabulary, keys in layout.vocabularies().items():
-        writer.add_tensor(vocabulary, keys)
+        draft.parts.add(vocabulary, Sharded.whole(keys))
     for shared, array in codec.shared().items():
-        writer.add_tensor(f"{CODEC_PREFIX}{shared}", array)
+        draft.parts.add(f"{CODEC_PREFIX}{shared}", Sharded.whole(array))
     for file, data in files.items():
-        writer.add_file(file, data)
+        draft.parts.add_file(file, data)
     said = record()
-    return writer.seal({SNAPSHOT: said.to_json()}, [rows]), said
+    return draft.seal({SNAPSHOT: said.to_json()}, [rows]), said
 
 
 class Encoder:

@@ -36,7 +36,7 @@ from storage.manifest import (
     encode_manifest,
     join_parts,
 )
-from storage.names import MANIFEST, check_name, temporary_path
+from storage.names import MANIFEST, check_name, name_taken, temporary_path
 from storage.parts import PartsWriter, Sharded
 from storage.tensors import MAX_PART_BYTES
 
@@ -176,9 +176,7 @@ class BundleWriter:
                 self._disk.sync_directory(parent)
         except SnapshotError as exc:
             if isinstance(exc.__cause__, FileExistsError):
-                raise SnapshotError(
-                    f'"{self.path}" exists already', "nothing is overwritten: use another name"
-                ) from exc.__cause__
+                raise name_taken(self.path) from exc.__cause__
             raise
         self.is_published = True
 

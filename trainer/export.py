@@ -22,10 +22,11 @@ from features.schema import FeatureSet
 from native.kernels import gather
 from storage.chain import Checkpoint
 from storage.codecs import Codec, CodecFactory, sample_rows
+from storage.places import ObjectPath, Place
 from storage.snapshot import Snapshot
 from storage.snapshot_apply import WrittenDelta, write_delta
 from storage.snapshot_record import Lineage, Tower
-from storage.snapshot_writer import OnRows, Source, Written, write_snapshot
+from storage.snapshot_writer import OnRows, Source, Written, put_snapshot, write_snapshot
 from storage.vectors import combined
 from trainer import saving
 from trainer.latest import checkpoint_record
@@ -104,7 +105,7 @@ class Export:
 
     def write(
         self,
-        parent: Path,
+        parent: Place,
         name: str,
         codec: Codec,
         *,
@@ -112,8 +113,10 @@ class Export:
         threads: int = 1,
         on_rows: OnRows = lambda _: None,
     ) -> Written:
-        """Writes a version; see `storage.snapshot_writer.write_snapshot`."""
+        """Writes a version; see `storage.snapshot_writer`."""
         source = self.source(codec, has_tower=has_tower)
+        if isinstance(parent, ObjectPath):
+            return put_snapshot(parent, name, source, threads=threads, on_rows=on_rows)
         return write_snapshot(parent, name, source, threads=threads, on_rows=on_rows)
 
     def write_delta(

@@ -13,6 +13,7 @@ from launch.codec_trials import draw, render_trials, trials_json, try_all
 from launch.console import Column, Output, facts, share_text, size_text, table
 from launch.progress import RunProgress
 from launch.targets import Checkpoint, RunPath, open_rows, parse_checkpoint
+from storage.places import ObjectPath, Place, place_of
 
 if TYPE_CHECKING:
     from features.parquet import Dataset
@@ -28,7 +29,12 @@ _MAX_AUC_LOSS = 0.0005
 def command(
     ctx: typer.Context,
     run_path: RunPath,
-    out: Annotated[Path, typer.Option(help="Folder of versions, or of the files.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|s3://...", help="Folder of versions, or of the files; or a bucket."
+        ),
+    ],
     to: Annotated[
         Literal["snapshot", "parquet", "faiss"],
         typer.Option(help="A version to serve, or vectors by value: files, indexes beside them."),
@@ -63,11 +69,14 @@ def command(
     """Write a trained table as a version to serve, as Parquet files or as indexes."""
     output: Output = ctx.obj
     which = parse_checkpoint(checkpoint)
+    place = place_of(out, Path())
     own = {"--codec": codec, "--delta-from": delta_from, "--name": name}
     if to != "snapshot":
         _refuse(f"--to {to}", {**own, "--compare": compare or None})
     elif compare:
         _refuse("--compare", own)
+    elif isinstance(place, ObjectPath):
+        _refuse("a bucket", {"--delta-from": delta_from})
     elif codec != _AUTO:
         _refuse("a version by another codec than auto", {"--data": data})
     if codec != _AUTO:
@@ -81,26 +90,35 @@ def command(
     with RunProgress(output) as progress, Export(run, which) as export:
         if to != "snapshot":
             dataset = _rows_of(run, data)
-            document = _write_values(export, progress, dataset, out, has_index=to == "faiss")
+            document = _write_values(
+                export, progress, dataset, _folder(place), has_index=to == "faiss"
+            )
             render = _render_values
         elif compare:
             trials = try_all(export, progress, which, data)
             document = {"step": export.step, "codecs": trials_json(trials)}
-            document["chart"] = str(draw(trials, out))
+            document["chart"] = str(draw(trials, _folder(place)))
             render = render_trials
         elif delta_from is not None:
             document = _write_delta(
-                export, progress, out, delta_from, codec, name, tower=not no_tower
+                export, progress, _folder(place), delta_from, codec, name, tower=not no_tower
             )
         else:
             trials = None
             if codec == _AUTO:
                 trials = try_all(export, progress, which, data)
                 codec = _smallest(trials, max_auc_loss)
-            document = _write_version(export, progress, out, codec, name, tower=not no_tower)
+            document = _write_version(export, progress, place, codec, name, tower=not no_tower)
             if trials is not None:
                 document["codecs"] = trials_json(trials)
     output.result(document, lambda console: render(console, document))
+
+
+def _folder(place: Place) -> Path:
+    """Returns a place that is a folder; ConfigError where it is a bucket."""
+    if isinstance(place, ObjectPath):
+        raise ConfigError(f"{place} is no folder: a bucket takes versions", "give --out a folder")
+    return place
 
 
 def _check_codec(codec: str | None) -> None:
@@ -126,7 +144,7 @@ def _refuse(what: str, options: dict[str, Any]) -> None:
 def _write_version(
     export: Export,
     progress: RunProgress,
-    out: Path,
+    out: Place,
     codec: str | None,
     name: str | None,
     *,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from launch.console import Output
-from launch.remote import Ca, Cert, Key, Target, TokenFile, is_service, open_client
+from launch.remote import Ca, Cert, Key, Target, TokenFile, folder, is_service, open_client
 
 
 def command(
@@ -35,7 +35,7 @@ def command(
                 client.pin(version)
             document: dict[str, Any] = {"version": stamp.version, "promotion": stamp.counter}
     else:
-        document = _on_disk(Path(target), version, pin)
+        document = _on_disk(folder(target), version, pin)
     tell(output, document)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from launch.commands.promote import tell
 from launch.console import Output
-from launch.remote import Ca, Cert, Key, Target, TokenFile, is_service, open_client
+from launch.remote import Ca, Cert, Key, Target, TokenFile, folder, is_service, open_client
 
 
 def command(
@@ -27,7 +27,7 @@ def command(
             stamp = client.rollback()
             document: dict[str, Any] = {"version": stamp.version, "promotion": stamp.counter}
     else:
-        document = _on_disk(Path(target))
+        document = _on_disk(folder(target))
     tell(output, document)
 
 

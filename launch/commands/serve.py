@@ -50,8 +50,8 @@ def command(
     follow: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR|HOST:PORT",
-            help="Take over new versions from a directory or another service.",
+            metavar="DIR|s3://...|HOST:PORT",
+            help="Take over new versions from a directory, a bucket or another service.",
         ),
     ] = None,
     poll_s: Annotated[float, typer.Option(help="Seconds between looks for new versions.")] = 1.0,

@@ -20,11 +20,13 @@ def command(
     cert: Cert = None,
     key: Key = None,
 ) -> None:
-    """List the versions of a directory or a running service, with their states."""
+    """List the versions of a directory, a bucket or a running service, with their states."""
     output: Output = ctx.obj
     if is_service(target):
         with open_client(target, token_file, ca, cert, key) as client:
             document = _of_service(client.versions())
+    elif "://" in target:
+        document = _of_bucket(target)
     else:
         document = _of_directory(Path(target))
     output.result(document, lambda console: _render(console, document))
@@ -46,6 +48,24 @@ def _of_service(reply: Any) -> dict[str, Any]:
                 "error": each.error or None,
             }
             for each in reply.versions
+        ],
+    }
+
+
+def _of_bucket(target: str) -> dict[str, Any]:
+    from storage.object_versions import ObjectVersions
+    from storage.places import ObjectPath, place_of
+
+    place = place_of(target, Path())
+    assert isinstance(place, ObjectPath)  # noqa: S101  no other target has a :// in it
+    nothing = {"labels": [], "digest": None, "error": None}
+    return {
+        "current": None,
+        "promotion": 0,
+        "pinned": None,
+        "versions": [
+            {"name": name, "state": "in the bucket", **nothing}
+            for name in ObjectVersions(place).names()
         ],
     }
 

@@ -65,7 +65,7 @@ def table(tmp_path_factory):
         yield Table(snapshot, Limits(max_lookups=4096))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(
     features=st.lists(
         st.sampled_from(["user", "city", "tags", "history", "hour", "price", "user_city"]),
@@ -86,7 +86,7 @@ def test_any_columns_get_a_reply_or_an_error_of_ours(table, features, sent, outp
     assert sum(sizes) * parsed.row_bytes == len(parsed.rows)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_request_with_a_byte_changed_gets_a_reply_or_an_error_of_ours(table, data):
     rows = table_of(20)
