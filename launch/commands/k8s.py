@@ -62,6 +62,14 @@ def render(
         Optional,
         typer.Option(help="A claim that is there, for versions/.", rich_help_panel=_CLAIMS),
     ] = None,
+    versions: Annotated[
+        Optional,
+        typer.Option(
+            metavar="s3://BUCKET/PREFIX",
+            help="Where versions lie, instead of on a claim.",
+            rich_help_panel=_CLAIMS,
+        ),
+    ] = None,
     bucket_secret: Annotated[
         Optional,
         typer.Option(help="Secret with the keys of a bucket.", rich_help_panel=_CLAIMS),
@@ -108,7 +116,8 @@ def render(
     wishes.check_layout(workers, ranks_per_pod)
     rank_streams(streams=job.data.streams, rank=0, world_size=workers)
     run_dir = wishes.run_dir(job, job_path)
-    if wishes.check_data(job):
+    bucket = wishes.check_versions(versions, versions_claim)
+    if wishes.check_data(job) or bucket is not None:
         wishes.check_secret(bucket_secret, "--bucket-secret", "the job has files in a bucket")
     node_type = sizes.NodeType.parse(node or "")
     cpus, head = ranks_per_pod * threads, sizes.head_size()
@@ -139,8 +148,12 @@ def render(
         head=head,
         export=sizes.export_size(peak_bytes),
         bucket_secret=bucket_secret,
+        versions=bucket,
     )
-    objects = [*parts.render_ground(claims), *parts.render_training(training)]
+    objects = parts.render_ground(
+        claims, has_bucket=bucket_secret is not None, has_versions=bucket is None
+    )
+    objects += parts.render_training(training)
     if wanted is not None:
         folder = Path(wanted.version)
         num_bytes = sizes.folder_bytes(folder) if folder.is_dir() else table_bytes
@@ -156,6 +169,8 @@ def render(
                 access_secret=wanted.access_secret,
                 pod=pods["service"],
                 version_bytes=num_bytes,
+                bucket_secret=bucket_secret,
+                versions=bucket,
             )
         )
     objects = parts.placed(objects, namespace, claims)

@@ -58,7 +58,7 @@ def _of_bucket(target: str) -> dict[str, Any]:
 
     place = place_of(target, Path())
     assert isinstance(place, ObjectPath)  # noqa: S101  no other target has a :// in it
-    nothing = {"labels": [], "digest": None, "error": None}
+    nothing: dict[str, Any] = {"labels": [], "digest": None, "error": None}
     return {
         "current": None,
         "promotion": 0,

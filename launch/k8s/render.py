@@ -48,6 +48,8 @@ class Training:
     head: PodSize
     export: PodSize
     bucket_secret: str | None = None
+    versions: str | None = None
+    """Bucket that versions are exported to; None: the claim."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +64,23 @@ class Serving:
     access_secret: str
     pod: PodSize
     version_bytes: int
+    bucket_secret: str | None = None
+    versions: str | None = None
+    """Bucket that versions are taken from; None: the claim."""
 
 
-def render_ground(claims: Claims) -> list[Object]:
-    """Returns namespace, accounts, policies, and the claims that are not said to be there."""
+def render_ground(claims: Claims, *, has_bucket: bool, has_versions: bool) -> list[Object]:
+    """Returns namespace, accounts, policies, and the claims that are not said to be there.
+
+    `has_bucket`: some pods reach a bucket. `has_versions`: versions lie on a claim.
+    """
     files = ("namespace", "accounts", "network", "network-ray", "claims")
     objects = [each for name in files for each in read_base(f"base/namespace/{name}.yaml")]
+    if has_bucket:
+        objects += read_base("components/bucket/network.yaml")
     made = {old for old, new in claims.renamed().items() if old == new}
+    if not has_versions:
+        made.discard(Claims().versions)
     return [
         each
         for each in objects
@@ -96,18 +108,23 @@ def render_training(training: Training) -> list[Object]:
     for pod, size in ((head, training.head), (worker, training.pod)):
         _resize(pod, size)
         _mount_job(pod, training.job_name, files)
-        if training.bucket_secret is not None:
-            reference = {"secretRef": {"name": training.bucket_secret}}
-            pod["containers"][0]["envFrom"] = [reference]
     export["metadata"]["name"] = f"{training.name}-export"
-    exporter = export["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    export_template = export["spec"]["jobTemplate"]["spec"]["template"]
+    exporter = export_template["spec"]
     _resize(exporter, training.export)
     words: list[str] = exporter["containers"][0]["command"]
     words[words.index("export") + 1] = training.run_dir
-    objects = [_config_map(files, {training.job_name: training.job_text}), job, export]
+    if training.versions is not None:
+        words[words.index("--out") + 1] = training.versions
+        _unmount(exporter, "versions")
     if training.bucket_secret is not None:
-        exporter["containers"][0]["envFrom"] = [reference]
-        objects += read_base("components/bucket/network.yaml")
+        for template in (
+            spec["rayClusterSpec"]["headGroupSpec"]["template"],
+            group["template"],
+            export_template,
+        ):
+            _open_bucket(template, training.bucket_secret)
+    objects = [_config_map(files, {training.job_name: training.job_text}), job, export]
     _put_image(objects, BASE_TRAIN, training.image)
     return objects
 
@@ -146,6 +163,13 @@ def render_service(serving: Serving) -> list[Object]:
         f"--threads={serving.threads}" if word.startswith("--threads=") else word
         for word in container["args"]
     ]
+    if serving.versions is not None and serving.bucket_secret is not None:
+        container["args"] = [
+            f"--follow={serving.versions}" if word.startswith("--follow=") else word
+            for word in container["args"]
+        ]
+        _unmount(pod, "published")
+        _open_bucket(deployment["spec"]["template"], serving.bucket_secret)
     if serving.replicas < 2:
         objects = [each for each in objects if each["kind"] not in _FOR_SEVERAL]
     else:
@@ -195,6 +219,18 @@ def _mount_job(pod: Object, job_name: str, config_map: str) -> None:
     mounts = pod["containers"][0]["volumeMounts"]
     (mount,) = (each for each in mounts if each["name"] == "job")
     mount |= {"mountPath": f"/job/{job_name}", "subPath": job_name}
+
+
+def _open_bucket(template: Object, secret: str) -> None:
+    """Gives a pod the keys of a bucket, and the label by which it may reach one."""
+    template["metadata"]["labels"]["muxtable/bucket"] = "true"
+    template["spec"]["containers"][0]["envFrom"] = [{"secretRef": {"name": secret}}]
+
+
+def _unmount(pod: Object, name: str) -> None:
+    """Takes a volume out of a pod."""
+    for owner, key in ((pod, "volumes"), (pod["containers"][0], "volumeMounts")):
+        owner[key] = [each for each in owner[key] if each["name"] != name]
 
 
 def _volume(pod: Object, name: str) -> Object:

@@ -93,6 +93,26 @@ def only_the_service_is_reached(manifests: Manifests) -> Iterator[Finding]:
                 )
 
 
+@rule
+def buckets_are_reached(manifests: Manifests) -> Iterator[Finding]:
+    """A pod that has the keys of a bucket may call HTTPS."""
+    for pod in manifests.pods():
+        sources = [each for box in pod.containers for each in box.get("envFrom") or []]
+        if not any("secretRef" in each for each in sources):
+            continue
+        if not any(
+            is_selected(pod.labels, policy["spec"]["podSelector"])
+            and {port.get("port") for port in each.get("ports") or []} == {443}
+            for policy in manifests.of_kind("NetworkPolicy")
+            for each in policy["spec"].get("egress") or []
+        ):
+            yield Finding(
+                pod.owner,
+                "has keys of a bucket and cannot reach one",
+                'label it muxtable/bucket: "true", and add components/bucket',
+            )
+
+
 def _is_of(peer: Object, labels: list[dict[str, str]]) -> bool:
     """Whether a peer is some of these pods, of this namespace."""
     selector = peer.get("podSelector") or {}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from features.errors import ConfigError
 from launch.k8s.rules_ray import MOST_LETTERS
+from storage.places import place_of
 
 if TYPE_CHECKING:
     from trainer.job import Job
@@ -99,17 +100,17 @@ def check_layout(workers: int, ranks_per_pod: int) -> None:
 def run_dir(job: Job, job_path: Path) -> str:
     """Returns the run's folder as the pods name it; ConfigError where it would not stay."""
     folder = job.run.dir or f"runs/{job_path.stem}"
-    if "://" in folder or folder.startswith(f"{FOLDER}/runs/") or _is_below(folder, "runs"):
+    if folder.startswith(f"{FOLDER}/runs/") or _is_below(folder, "runs"):
         return folder
     raise ConfigError(
         f'run.dir is "{folder}": in the cluster only {FOLDER}/runs stays',
-        "--set run.dir=runs/NAME, or a URI of a bucket",
+        "--set run.dir=runs/NAME (checkpoints may go to a bucket: run.checkpoints)",
     )
 
 
 def check_data(job: Job) -> bool:
     """Returns whether the job needs a bucket; ConfigError for data that no pod would find."""
-    needs_bucket = "://" in (job.run.dir or "")
+    needs_bucket = "://" in (job.run.checkpoints or "")
     for part in _PARTS:
         patterns = getattr(job.data, part) or []
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -122,6 +123,21 @@ def check_data(job: Job) -> bool:
                     f"put it below data/ (or {FOLDER}/data/), or name a URI of a bucket",
                 )
     return needs_bucket
+
+
+def check_versions(versions: str | None, claim: str | None) -> str | None:
+    """Returns the bucket of the versions, if they lie in one; ConfigError for anything else."""
+    if versions is None:
+        return None
+    if claim is not None:
+        raise ConfigError("--versions and --versions-claim are two places", "give one of them")
+    place = place_of(versions, Path())
+    if isinstance(place, Path):
+        raise ConfigError(
+            f'--versions "{versions}" is no bucket',
+            "give s3://bucket/prefix, or --versions-claim NAME",
+        )
+    return str(place)
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -114,6 +114,15 @@ MUTATIONS: dict[str, list[Mutation]] = {
         put(*_SUBMITTER, *_FIRST, "image", value="registry.example/train", kind="RayJob"),
         put(*_CRON, *_FIRST, "image", value="registry.example/train@sha256:0", kind="CronJob"),
     ],
+    "buckets_are_reached": [
+        without("NetworkPolicy", "bucket"),
+        drop(*_HEAD[:-1], "metadata", "labels", "muxtable/bucket", kind="RayJob"),
+        put(
+            *(*_POD, *_FIRST, "envFrom"),
+            value=[{"secretRef": {"name": "muxtable-bucket"}}],
+            kind="Deployment",
+        ),
+    ],
     "scratch_is_bounded": [
         put(*_POD, "volumes", 0, value={"name": "tmp", "emptyDir": {}}, kind="Deployment"),
         drop(*_HEAD, "volumes", 1, "emptyDir", "sizeLimit", kind="RayJob"),
@@ -326,7 +335,7 @@ MUTATIONS: dict[str, list[Mutation]] = {
     "policies_say_from_whom": [
         drop("spec", "ingress", 0, "from", kind="NetworkPolicy", name="serve"),
         put("spec", "ingress", 0, "from", value=[], kind="NetworkPolicy", name="ray-inside"),
-        drop("spec", "egress", 0, "to", kind="NetworkPolicy", name="ray-bucket"),
+        drop("spec", "egress", 0, "to", kind="NetworkPolicy", name="bucket"),
     ],
     "only_the_service_is_reached": [
         put("spec", "ingress", 0, "ports", 0, "port", value=22, kind="NetworkPolicy", name="serve"),

@@ -14,7 +14,11 @@ import yaml
 from launch.k8s.manifests import Manifests, PodTemplate
 from tests.launch.command import ROOT
 
-OVERLAYS = ("cpu", "gpu", "dev")
+FOLDERS = {
+    **{name: ROOT / "k8s" / "overlays" / name for name in ("cpu", "gpu", "dev")},
+    "bucket": ROOT / "tests" / "k8s" / "bucket",
+}
+OVERLAYS = tuple(FOLDERS)
 CRDS = ROOT.parent / "shared" / "crds"
 KUBERNETES = "1.37"
 
@@ -25,7 +29,7 @@ needs_crds = pytest.mark.skipif(not CRDS.is_dir(), reason="needs ../shared/crds"
 @functools.cache
 def _built(overlay: str) -> list[dict[str, Any]]:
     done = subprocess.run(
-        ["kubectl", "kustomize", str(ROOT / "k8s" / "overlays" / overlay)],
+        ["kubectl", "kustomize", str(FOLDERS[overlay])],
         capture_output=True,
         text=True,
         check=False,

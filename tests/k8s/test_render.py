@@ -165,6 +165,28 @@ def test_claims_that_are_there_are_used_and_not_made(job):
     )
 
 
+@needs_crds
+def test_versions_may_lie_in_a_bucket(job):
+    where, keys = "s3://models/clicks", ("--bucket-secret", "keys")
+    done = render(job, "--versions", where, *keys, *SERVICE, *SECRETS, "--json")
+
+    manifests = of(done)
+    pods = {pod.owner: pod for pod in manifests.pods()}
+    service = pods["Deployment/muxtable"]
+    export = pods["CronJob/clicks-export"]
+    claims = {each["metadata"]["name"] for each in manifests.of_kind("PersistentVolumeClaim")}
+    assert option(service.containers[0]["args"], "--follow") == where
+    assert option(export.containers[0]["command"], "--out") == where
+    assert claims == {"muxtable-data", "muxtable-runs"}
+    for pod in (service, export, *manifests.ray_pods()):
+        assert pod.containers[0]["envFrom"] == [{"secretRef": {"name": "keys"}}]
+        assert "versions" not in [
+            (volume.get("persistentVolumeClaim") or {}).get("claimName", "").rpartition("-")[2]
+            for volume in pod.spec["volumes"]
+        ]
+    assert list(complaints(done.document["objects"])) == []
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -188,6 +210,11 @@ def test_claims_that_are_there_are_used_and_not_made(job):
         (("--set", "data.train=data/../x"), 'data.train is "data/../x"'),
         (("--set", "data.valid=s3://bucket/v"), "--bucket-secret names no Secret"),
         (("--set", "run.dir=/tmp/run"), 'run.dir is "/tmp/run"'),
+        (("--set", "run.dir=s3://bucket/run"), 'run.dir is "s3://bucket/run"'),
+        (("--set", "run.checkpoints=s3://bucket/c"), "--bucket-secret names no Secret"),
+        (("--versions", "s3://bucket/v"), "--bucket-secret names no Secret"),
+        (("--versions", "here", "--bucket-secret", "b"), '--versions "here" is no bucket'),
+        (("--versions", "s3://b/v", "--versions-claim", "c"), "are two places"),
     ],
 )
 def test_a_mistake_is_told_with_what_to_do(job, words, said):

@@ -142,7 +142,7 @@ def test_readers_that_hardly_read_cost_neither_memory_nor_others_their_time(tmp_
         for wire in wires:
             wire.close()
 
-    # A scheduler that is busy with others makes a p99 of its own: 1.2 is what a quiet machine holds.
+    # A machine that is busy with others makes a p99 of its own: a quiet one holds 1.2.
     assert np.median(beside) < 3 * np.median(alone)
 
 
