@@ -57,6 +57,10 @@ class Resized:
     new: Layout
 
 
+# on_rows(done, total)
+OnRows = Callable[[int, int], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
     """What a new run is made of, beside the rows."""
@@ -73,14 +77,14 @@ def resize_run(
     which: str | int,
     change: Change,
     out: Path,
-    on_rows: Callable[[int], None] = lambda _: None,
+    on_rows: OnRows = lambda _done, _total: None,
 ) -> Resized:
     """Writes the folder `out` of a run like `run` with its table changed.
 
-    `on_rows` is told of rows that were written, each tensor's. Raises ConfigError where `out` is
-    there already, PlanError where the table cannot change so, DataError where the run's files are
-    not as they were, SnapshotError where the checkpoint is damaged or there is no room; nothing is
-    left of it then.
+    `on_rows` is told how many rows are written, and of how many, each tensor's. Raises ConfigError
+    where `out` is there already, PlanError where the table cannot change so, DataError where the
+    run's files are not as they were, SnapshotError where the checkpoint is damaged or there is no
+    room; nothing is left of it then.
     """
     if out.exists():
         raise ConfigError(f'--out "{out}" exists already', "name a new folder")
@@ -136,7 +140,7 @@ def _write_run(
     parts: _Parts,
     checkpoint: Checkpoint,
     rows: ResizedRows,
-    on_rows: Callable[[int], None],
+    on_rows: OnRows,
 ) -> None:
     """Writes job, data, profile and the checkpoint into a new folder."""
     with RunDirectory(folder, parts.job, folder) as directory:
@@ -167,7 +171,7 @@ def _write_checkpoint(
     checkpoint: Checkpoint,
     rows: ResizedRows,
     content: Mapping[str, Any],
-    on_rows: Callable[[int], None],
+    on_rows: OnRows,
 ) -> None:
     """Writes and commits the first checkpoint of a run."""
     record = CheckpointRecord(
@@ -179,6 +183,8 @@ def _write_checkpoint(
         attempt_number=tenure.number,
     )
     draft = tenure.begin(record.name, "checkpoint", None, threads=1, copy_budget=0)
+    tables = sum(name.startswith(_TABLE) for name in checkpoint.tensor_names)
+    counted = _Count(tables * parts.layout.rows, on_rows)
     try:
         streamed = []
         for name in checkpoint.tensor_names:
@@ -186,7 +192,7 @@ def _write_checkpoint(
             if name.startswith(_TABLE):
                 blocks = partial(rows.blocks, name.removeprefix(_TABLE), entry.row_bytes)
                 shape = (parts.layout.rows, *entry.shape[1:])
-                told = partial(_told, blocks, on_rows)
+                told = partial(counted.blocks, blocks)
                 streamed.append(write_streamed(draft.parts, name, shape, DTYPES[entry.dtype], told))
             elif name.startswith(_TOWER):
                 draft.parts.add(name, Sharded.whole(checkpoint.tensor(name)))
@@ -199,15 +205,22 @@ def _write_checkpoint(
     tenure.commit(draft, digest, record.promotion)
 
 
-def _told(
-    blocks: Callable[[int, int], Iterator[np.ndarray]],
-    on_rows: Callable[[int], None],
-    first: int,
-    end: int,
-) -> Iterator[np.ndarray]:
-    for block in blocks(first, end):
-        yield block
-        on_rows(len(block))
+class _Count:
+    """The rows that went through, of so many."""
+
+    def __init__(self, total: int, on_rows: OnRows) -> None:
+        self._done = 0
+        self._total = total
+        self._on_rows = on_rows
+
+    def blocks(
+        self, blocks: Callable[[int, int], Iterator[np.ndarray]], first: int, end: int
+    ) -> Iterator[np.ndarray]:
+        """Yields blocks(first, end), and tells of each when it is written."""
+        for block in blocks(first, end):
+            yield block
+            self._done += len(block)
+            self._on_rows(self._done, self._total)
 
 
 def _job_of(run: Run, layout: Layout, folder: Path) -> Job:

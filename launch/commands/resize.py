@@ -10,7 +10,7 @@ from rich.console import Console
 
 from features.errors import ConfigError
 from launch.console import Output, facts, size_text
-from launch.progress import RunProgress
+from launch.progress import PassProgress
 from launch.targets import Checkpoint, RunPath, parse_checkpoint
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ def command(
     from trainer.run import Run
 
     run = Run.open(run_path)
-    with RunProgress(output) as progress:
-        progress.stage("rows", None)
-        resized = resize_run(run, which, change, out, progress.evaluated)
+    with PassProgress(output, "rows") as progress:
+        resized = resize_run(run, which, change, out, progress)
     document = _document(run.path, resized)
     output.result(document, lambda console: _render(console, document))
 

@@ -202,8 +202,16 @@ def batch(rows: int) -> KeyBatch:
 
 
 def test_a_grown_run_predicts_bit_for_bit_what_the_old_one_did(trained, tmp_path):
-    resized = resize_run(trained, "last", Change("grow", 4), tmp_path / "grown")
+    told = []
 
+    resized = resize_run(
+        trained, "last", Change("grow", 4), tmp_path / "grown", lambda *each: told.append(each)
+    )
+
+    tensors = {total // resized.new.rows for _, total in told}
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
+    assert tensors == {3}  # rows and both moments of Adam
     before, after = load_model(trained, "last"), load_model(Run.open(tmp_path / "grown"), "last")
 
     assert resized.step == after.step == 20
