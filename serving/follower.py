@@ -79,6 +79,8 @@ class Follower:
             self._stopped.wait(self._settings.poll_s)
 
     def _look(self) -> None:
+        if self._is_content():
+            return
         name = self._wanted(self._source.names())
         if name is None or self._stopped.is_set():
             return
@@ -93,16 +95,20 @@ class Follower:
                 logger.warning("version %s is not taken over: %s", name, exc)
             self._refused[name] = time.monotonic() + _RETRY_S
 
+    def _is_content(self) -> bool:
+        """Whether no name would be taken over: a bucket need not be asked for its names."""
+        promotions = self._coordinator.promotions
+        if self._settings.policy == "pinned":
+            return promotions.current == self._settings.pin
+        return bool(promotions.pinned)
+
     def _wanted(self, names: list[str]) -> str | None:
         """Returns the version to take over next, if there is one."""
         promotions = self._coordinator.promotions
         now = time.monotonic()
         names = [name for name in names if self._refused.get(name, 0) < now]
         if self._settings.policy == "pinned":
-            pin = self._settings.pin
-            return pin if pin in names and promotions.current != pin else None
-        if promotions.pinned:
-            return None
+            return self._settings.pin if self._settings.pin in names else None
         known = {*self._coordinator.loaded, promotions.current}
         fresh = [name for name in names if name > promotions.newest and name not in known]
         return max(fresh, default=None)
