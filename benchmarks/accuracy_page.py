@@ -113,6 +113,9 @@ def _lookups(rows: Sequence[Row]) -> str:
     touched = [by_cell.get(("multiplexed", lookups.BUDGETS[0], n)) for n in lookups.COUNTS]
     counts_of_lines = [str(row["lines_of_sample"]) if row else "" for row in touched]
     lines.append(["", "cache lines of a sample", *counts_of_lines, ""])
+    for budget in lookups.BUDGETS[2:]:
+        shares = [f"{lookups.twins(budget, count):.2g}" for count in lookups.COUNTS]
+        lines.append([budget, "share of values with a twin", *shares, ""])
     return _markdown(["budget", "", *heads, "by cardinality"], lines)
 
 

@@ -12,6 +12,7 @@ share_of_lookups_158kB, _32kB      of what multiplexing and lookups gain togethe
                                    trick per feature, the share that lookups alone gain
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from typing import Any
 from benchmarks import grid, harness, ml1m
 from benchmarks.grid import Outcome, Point, Value
 from benchmarks.representations import JOB, NAME, collisionless
+from features.settings import parse_size
 
 BUDGETS = ("1581 kB", "791 kB", "158 kB", "32 kB")
 COUNTS = (1, 2, 3, 5, 6, 10)
 COLUMNS = 30
 SEEDS = 3
 _LINE_BYTES = 64
+_VALUES = 13_144
+"""Distinct values of the hashed features in training."""
 _FEATURES = 5  # gender has rows of its own in every layout
 _BY_CARDINALITY: dict[str, Value] = {
     "table.width": 15,
@@ -65,6 +69,16 @@ def table(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     if exact:
         rows.append({"way": "exact", "budget": "", "lookups": 1, **grid.summary(exact)})
     return rows
+
+
+def twins(budget: str, count: int) -> float:
+    """Returns the share of values that some other value shares all its rows with, in expectation.
+
+    With n rows and c lookups two values meet in all of them with chance n^-c. At equal bytes n grows
+    as c does, so the values that share *one* of a value's rows are as many whatever c is.
+    """
+    rows = parse_size(budget) // (4 * (COLUMNS // count))
+    return -math.expm1((_VALUES - 1) * math.log1p(-float(rows) ** -count))
 
 
 def ratios(outcomes: Mapping[str, Outcome]) -> dict[str, float]:
