@@ -74,8 +74,8 @@ def table(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
 def twins(budget: str, count: int) -> float:
     """Returns the share of values that some other value shares all its rows with, in expectation.
 
-    With n rows and c lookups two values meet in all of them with chance n^-c. At equal bytes n grows
-    as c does, so the values that share *one* of a value's rows are as many whatever c is.
+    With n rows and c lookups two values meet in all of them with chance n^-c. At equal bytes n
+    grows as c does, so the values that share *one* of a value's rows are as many whatever c is.
     """
     rows = parse_size(budget) // (4 * (COLUMNS // count))
     return -math.expm1((_VALUES - 1) * math.log1p(-float(rows) ** -count))
