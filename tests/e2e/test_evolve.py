@@ -1,6 +1,7 @@
 """A job file that is edited, and data that goes on: what the commands say and do."""
 
 import json
+import logging
 from datetime import date
 from pathlib import Path
 
@@ -8,15 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from features.parquet import open_dataset
+from launch.converters.movielens import read_movielens
 from launch.demo.flights import read_flights
 from launch.settings import load_job
 from tests.e2e.test_resize import JOB
-from tests.launch.command import muxtable
+from tests.launch.command import ROOT, muxtable
 from tests.trainer.clicks import write_clicks
 from trainer.evaluate import evaluate, load_model
 from trainer.run import Run
 from trainer.train import train
 
+logger = logging.getLogger(__name__)
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -86,15 +90,25 @@ def test_a_parent_that_is_none_ends_with_2(trained):
     assert "neither a run nor a checkpoint" in done.err
 
 
-WEEKS = """
+FLIGHTS = """
 [data]
-train = "week-0.parquet"
+train = "part-0.parquet"
 label = "late"
 [features]
 categorical = ["weekday", "hour", "carrier", "flight", "origin", "dest", "tailnum"]
 dense = ["departure_minute", "temp", "visib", "rain_6h", "leg"]
 [features.cross]
 route = ["origin", "dest"]
+"""
+RATINGS = """
+[data]
+train = "part-0.parquet"
+label = "label"
+[features]
+categorical = ["user_id", "movie_id", "gender", "age", "occupation", "zip", "year"]
+list = ["genres"]
+"""
+TRAINING = """
 [table]
 budget = "128 KiB"
 width = 8
@@ -108,37 +122,52 @@ tensorboard = false
 """
 
 
-@pytest.mark.slow
-def test_ten_weeks_of_flights_follow_each_other_without_an_edit(tmp_path):
+def weeks_of_flights() -> list[pa.Table]:
     flights = read_flights().table
     days = flights["date"].combine_chunks().cast(pa.int32()).to_numpy()
     week = (days - (date(2013, 1, 1) - date(1970, 1, 1)).days) // 7
-    for number in range(11):
-        pq.write_table(flights.filter(week == number), tmp_path / f"week-{number}.parquet")
-    path = tmp_path / "flights.toml"
-    path.write_text(WEEKS)
+    return [flights.filter(week == number) for number in range(11)]
+
+
+def ratings_by_time() -> list[pa.Table]:
+    source = ROOT.parent / "shared" / "data" / "ml-100k"
+    if not source.exists():
+        pytest.skip("needs ../shared/data/ml-100k")
+    table = read_movielens(source, [], 4, by_time=True).table
+    length = table.num_rows // 11
+    return [table.slice(number * length, length) for number in range(11)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parts", "features"), [(weeks_of_flights, FLIGHTS), (ratings_by_time, RATINGS)]
+)
+def test_ten_increments_follow_each_other_without_an_edit(tmp_path, parts, features):
+    for number, part in enumerate(parts()):
+        pq.write_table(part, tmp_path / f"part-{number}.parquet")
+    path = tmp_path / "job.toml"
+    path.write_text(features + TRAINING)
 
     layouts, parent = [], None
     for number in range(10):
-        words = [f'data.train="week-{number}.parquet"', f'run.dir="runs/{number}"']
+        words = [f'data.train="part-{number}.parquet"', f'run.dir="runs/{number}"']
         job = load_job(path, [*words, *([f'run.parent="{parent}"'] if parent else [])])
         result = train(job, tmp_path / "runs" / str(number), tmp_path)
         parent = f"runs/{number}"
         layouts.append(load_model(result.run).model.layout.to_json())
 
     assert all(layout == layouts[0] for layout in layouts)
-    # The week after: ten weeks know more than the first.
+    # On what comes after them ten know more than the first.
     first, last = (_auc(tmp_path, number) for number in (0, 9))
+    logger.info("AUC after the first %.4f, after ten %.4f", first, last)
     assert last > first
 
 
 def _auc(folder: Path, number: int) -> float:
-    from features.parquet import open_dataset
-
     trained = load_model(Run.open(folder / "runs" / str(number)))
     metrics = evaluate(
         trained.model,
-        open_dataset("week-10.parquet", folder),
+        open_dataset("part-10.parquet", folder),
         trained.feature_set,
         trained.profile,
         scratch=folder,
