@@ -6,9 +6,9 @@ from a manifest. It knows nothing of the data: what was seen of it is in `featur
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from features.errors import SnapshotError
 from features.settings import FeatureSettings, FeaturesSettings, TableSettings
@@ -33,7 +33,7 @@ class Feature:
     """The input column; for a cross those of its parts, in their order."""
     parts: tuple[str, ...] = ()
     """Cross: the categorical features that are hashed together, in order."""
-    num_lookups: int = 0
+    num_lookups: Annotated[int, Field(ge=0)] = 0
     """Rows read for each value; 0 for dense."""
     salt_name: str = ""
     """The name the hash functions come from: the feature's own, or of the one it shares with."""
@@ -42,9 +42,9 @@ class Feature:
     derive: Derive | None = None
     pooling: Pooling | None = None
     """List: mean or sum. Sequence: mean or last. Other kinds: None."""
-    max_length: int | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
     """Sequence: the newest values kept; None keeps all."""
-    buckets: int | None = None
+    buckets: Annotated[int, Field(ge=1)] | None = None
     """Bucketized: quantile buckets asked for."""
     log: Literal["log1p", "signed"] | None = None
     clip: tuple[float, float] | None = None
