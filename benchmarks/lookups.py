@@ -78,7 +78,7 @@ def twins(budget: str, count: int) -> float:
     grows as c does, so the values that share *one* of a value's rows are as many whatever c is.
     """
     rows = parse_size(budget) // (4 * (COLUMNS // count))
-    return -math.expm1((_VALUES - 1) * math.log1p(-float(rows) ** -count))
+    return -math.expm1((_VALUES - 1) * math.log1p(-(float(rows) ** -count)))
 
 
 def ratios(outcomes: Mapping[str, Outcome]) -> dict[str, float]:
