@@ -6,6 +6,9 @@ An embedding of 30 columns as c rows of width 30 / c, c in 1, 2, 3, 5, 6, 10, at
 seeds each, multiplexed; at the two smallest budgets per feature too, and with lookups by
 cardinality (users and films 3, zip codes 2, the others 1; of 15). Draws build/lookups.png.
 
+Beside it 32 columns, as 2 of 16 and as 4 of 8: rows whose bytes are powers of two, which take no
+more memory than they are charged. What the default should be.
+
 auc_loss_half, _tenth, _fiftieth   the best c at half, a tenth and a fiftieth of collisionless
                                    bytes against collisionless
 share_of_lookups_158kB, _32kB      of what multiplexing and lookups gain together on the hashing
@@ -24,6 +27,8 @@ from features.settings import parse_size
 
 BUDGETS = ("1581 kB", "791 kB", "158 kB", "32 kB")
 COUNTS = (1, 2, 3, 5, 6, 10)
+CANDIDATES = (2, 4)
+_DEFAULT_COLUMNS = 32
 COLUMNS = 30
 SEEDS = 3
 _LINE_BYTES = 64
@@ -56,6 +61,33 @@ def cells() -> dict[Cell, list[Point]]:
             found["multiplexed", budget, 0] = _points(_BY_CARDINALITY, budget, True)
             found["per feature", budget, 0] = _points(_BY_CARDINALITY, budget, False)
     return found
+
+
+def candidates() -> dict[tuple[str, int], list[Point]]:
+    """Returns the trainings of what could be the default, by (budget, lookups)."""
+    return {
+        (budget, count): _points(
+            {"table.width": _DEFAULT_COLUMNS // count, "table.lookups": count}, budget, True
+        )
+        for budget in BUDGETS[1:]
+        for count in CANDIDATES
+    }
+
+
+def default_table(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """Returns a line for each candidate and budget, and what the last gains on the first."""
+    rows: list[dict[str, Any]] = []
+    for budget in BUDGETS[1:]:
+        aucs = []
+        for count in CANDIDATES:
+            points = candidates()[budget, count]
+            found = [outcomes[point.digest] for point in points if point.digest in outcomes]
+            if found:
+                rows.append({"budget": budget, "lookups": count, **grid.summary(found)})
+                aucs.append([each["auc"] for each in found])
+        if len(aucs) == len(CANDIDATES):
+            rows[-1] |= grid.difference(aucs[-1], aucs[0])
+    return rows
 
 
 def table(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
@@ -106,12 +138,14 @@ def main() -> None:
     """Trains what is not trained yet, draws the surface and prints the table or its JSON."""
     options = harness.start("lookups", __doc__, threads=1)
     ml1m.prepare()
-    points = [point for cell in cells().values() for point in cell] + collisionless()
+    every = [*cells().values(), *candidates().values(), collisionless()]
+    points = [point for cell in every for point in cell]
     points.sort(key=lambda point: point.seed)
     outcomes = grid.run(NAME, points[:1] if options.quick else points, options.threads)
-    rows = table(outcomes)
+    surface = table(outcomes)
     if not options.quick:
-        draw(rows, grid.ROOT / "build" / "lookups.png")
+        draw(surface, grid.ROOT / "build" / "lookups.png")
+    rows = surface + default_table(outcomes)
     harness.finish(options, {} if options.quick else ratios(outcomes), rows)
 
 
