@@ -38,7 +38,7 @@ def tables(results: Path = grid.RESULTS) -> dict[str, str]:
     found = {
         "methods": _methods(representations.table(ml1m), representations.BUDGETS),
         "lookups": _lookups(lookups.table(ml1m)),
-        "defaults": _defaults(lookups.default_table(ml1m)),
+        "columns": _columns(lookups.candidate_table(ml1m)),
         "optimizers": _optimizers(table_optimizers.table(ml1m)),
         "cold": _cold(cold_ids.table(_outcomes(cold_ids.NAME))),
         "popular": _popular(popular_values.table(ml1m)),
@@ -120,16 +120,14 @@ def _lookups(rows: Sequence[Row]) -> str:
     return _markdown(["budget", "", *heads, "by cardinality"], lines)
 
 
-def _defaults(rows: Sequence[Row]) -> str:
-    if not rows:
-        return "(not trained yet)\n"
-    by_cell = {(row["budget"], row["lookups"]): row for row in rows}
-    lines = []
-    for budget in lookups.BUDGETS[1:]:
-        cells = [by_cell.get((budget, count)) for count in lookups.CANDIDATES]
-        last = cells[-1] or {}
-        lines.append([budget, *map(_auc, cells), _signed(last.get("gain")), _p(last.get("p"))])
-    return _markdown(["budget", "2 of 16", "4 of 8", "gain", "p"], lines)
+def _columns(rows: Sequence[Row]) -> str:
+    by_cell = {(row["budget"], row["lookups"], row["width"]): row for row in rows}
+    lines = [
+        [budget, *(_auc(by_cell.get((budget, *each))) for each in lookups.CANDIDATES)]
+        for budget in lookups.BUDGETS[1:]
+    ]
+    heads = [f"{count} of {width}" for count, width in lookups.CANDIDATES]
+    return _markdown(["budget", *heads], lines)
 
 
 def _optimizers(rows: Sequence[Row]) -> str:
