@@ -38,7 +38,7 @@ def tables(results: Path = grid.RESULTS) -> dict[str, str]:
     found = {
         "methods": _methods(representations.table(ml1m), representations.BUDGETS),
         "lookups": _lookups(lookups.table(ml1m)),
-        "columns": _columns(lookups.candidate_table(ml1m)),
+        "columns": _columns(lookups.candidate_table()),
         "optimizers": _optimizers(table_optimizers.table(ml1m)),
         "cold": _cold(cold_ids.table(_outcomes(cold_ids.NAME))),
         "popular": _popular(popular_values.table(ml1m)),
@@ -121,13 +121,15 @@ def _lookups(rows: Sequence[Row]) -> str:
 
 
 def _columns(rows: Sequence[Row]) -> str:
-    by_cell = {(row["budget"], row["lookups"], row["width"]): row for row in rows}
-    lines = [
-        [budget, *(_auc(by_cell.get((budget, *each))) for each in lookups.CANDIDATES)]
-        for budget in lookups.BUDGETS[1:]
-    ]
+    by_cell = {(row["job"], row["budget"], row["lookups"], row["width"]): row for row in rows}
+    lines = []
+    for job, budgets in lookups.COLUMN_BUDGETS.items():
+        name = "ml1m" if job == lookups.JOB else Path(job).stem
+        for budget in budgets:
+            cells = [by_cell.get((job, budget, *each)) for each in lookups.CANDIDATES]
+            lines.append([name, budget, *map(_auc, cells)])
     heads = [f"{count} of {width}" for count, width in lookups.CANDIDATES]
-    return _markdown(["budget", *heads], lines)
+    return _markdown(["data", "budget", *heads], lines)
 
 
 def _optimizers(rows: Sequence[Row]) -> str:
