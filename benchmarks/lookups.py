@@ -6,8 +6,8 @@ An embedding of 30 columns as c rows of width 30 / c, c in 1, 2, 3, 5, 6, 10, at
 seeds each, multiplexed; at the two smallest budgets per feature too, and with lookups by
 cardinality (users and films 3, zip codes 2, the others 1; of 15). Draws build/lookups.png.
 
-Beside it other numbers of columns, from 32 down to 15, at the three smaller budgets, and on ML-100K and
-flights at a tenth.
+Beside it other numbers of columns, from 32 down to 15, at the three smaller budgets, and on ML-100K
+and flights at a tenth.
 
 auc_loss_half, _tenth, _fiftieth   the best of all at half, a tenth and a fiftieth of
                                    collisionless bytes against collisionless
