@@ -14,7 +14,7 @@ from serving.table import Limits, Stamp, Table
 from storage.snapshot import open_snapshot
 from tests.launch.command import ROOT
 from tests.serving.small import table_of, write_version
-from tests.storage.test_corruption import edit, mutate, overwrite
+from tests.storage.damage import edit, mutate, overwrite
 
 STAMP = Stamp(version="v", digest=bytes(32), counter=1)
 
