@@ -23,7 +23,9 @@ class Running:
 
     def terminate(self) -> int:
         self.child.send_signal(signal.SIGTERM)
-        return self.child.wait(20)
+        code = self.child.wait(20)
+        self.child.stdout.close()
+        return code
 
     def kill(self) -> None:
         self.child.kill()

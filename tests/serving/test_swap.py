@@ -142,6 +142,46 @@ def test_kill_9_at_many_moments(tmp_path):
     check_kills(tmp_path, int(os.environ.get("MUXTABLE_KILLS", "30")))
 
 
+def check_two_services(directory, times):
+    """Kills one of two services at a time: a name of both is asked, and no call fails."""
+    seed = int(os.environ.get("MUXTABLE_SEED", "0")) or time.time_ns() % 2**32
+    rng = np.random.default_rng(seed)
+    places = [directory / "a", directory / "b"]
+    for place in places:
+        place.mkdir()
+        expected = two_versions(place)
+    history = History()
+    arguments = [quiet(place, "--policy", "pinned", "--pin", FIRST) for place in places]
+    services = [start(*each) for each in arguments]
+    both = f"ipv4:{services[0].address},{services[1].address}"
+    load = Load(lambda: both, expected, 4, history, sizes=(1, 64, 1024))
+    try:
+        for _ in range(times):
+            time.sleep(rng.uniform(0.1, 0.5))
+            number = int(rng.integers(2))
+            port = services[number].address.split(":")[1]
+            services[number].kill()
+            services[number] = start(*arguments[number], "--port", port)
+    finally:
+        load.stop()
+        codes = [service.terminate() for service in services]
+
+    assert codes == [0, 0]
+    assert len(history.answers) > 100 * times
+    assert history.failures == [], f"seed {seed}"
+    assert [answer for answer in history.answers if not answer.is_right] == [], f"seed {seed}"
+
+
+def test_of_two_services_one_may_be_killed(tmp_path):
+    check_two_services(tmp_path, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_of_two_services_one_may_be_killed_many_times(tmp_path):
+    check_two_services(tmp_path, int(os.environ.get("MUXTABLE_KILLS", "30")))
+
+
 def test_a_killed_process_of_several_is_replaced(tmp_path):
     expected = two_versions(tmp_path)
     history = History()
